@@ -1,0 +1,81 @@
+# The only way anything is run here, by people and by CI alike. `make demo` and `make test` need Python 3.11+ and make.
+#
+#   PYTHON  the interpreter that makes the virtual environment        python3
+#   VENV    where it lives                                            .venv
+#   TORCH   what to ask pip for: a requirement, or a wheel's path     torch==2.13.0, else the range of pyproject.toml
+#   DIST    where make wheel puts it                                  dist
+#   PIP     more arguments for pip, such as an index of CPU builds    (none)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_RANGE := torch>=2.11,<2.14
+PIP ?=
+DIST ?= dist
+PROMPT ?= a red cat
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo venv test test-slow check lint format types imports examples wheel bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(VENV)/.run  ## one picture from the shipped model: out.png
+	@$(BIN)/t2i sample "$(PROMPT)" -o out.png -f
+	@echo "Here is your picture: $(CURDIR)/out.png   (more: $(BIN)/t2i sample -h)"
+
+venv: $(VENV)/.dev  ## the virtual environment with everything that tests need
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "making $(VENV) and installing torch (the big part) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) "$(TORCH)" || $(PIP_INSTALL) "$(TORCH_RANGE)"
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+test: $(VENV)/.dev  ## the fast tests
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the full counts of every promise (hours)
+	@$(BIN)/python -m pytest -q -m slow -s $(ARGS)
+
+check: lint types imports  ## ruff, pyright and import-linter
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(VENV)/.dev
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev  ## what ruff can mend by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+examples: $(VENV)/.dev  ## every examples/*.sh, as CI does
+	@for script in examples/*.sh; do echo "== $$script"; PATH="$(abspath $(BIN)):$$PATH" bash "$$script" || exit 1; done
+
+wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
+	@$(BIN)/python -m zipfile -l $(DIST)/*.whl | grep -q 't2i_cli/weights/.*[.]safetensors' || \
+		{ echo "the wheel holds no weights" >&2; exit 1; }
+
+bench: $(VENV)/.dev  ## every benchmarks/*.py
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove what make and the tools left here
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
