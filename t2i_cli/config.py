@@ -1,0 +1,304 @@
+"""What a model is and how it is trained: small frozen dataclasses, their presets, and their strict JSON form.
+
+`ModelConfig` travels inside every weights file; `TrainConfig` is a run's `config.toml`. Both are checked whole before
+anything expensive is done with them, and a `ModelConfig` read from a stranger's file is held to the same bounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from t2i_cli.errors import InputError, UsageError
+
+__all__ = [
+    "PRESETS",
+    "RESOLUTIONS",
+    "ModelConfig",
+    "TextEncoderConfig",
+    "TrainConfig",
+    "model_config",
+]
+
+RESOLUTIONS = (32, 64, 128, 256)  # px, square
+Size = Literal["tiny", "small", "base", "large"]
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """The language model that reads a prompt."""
+
+    kind: Literal["transformer", "lstm"] = "transformer"
+    vocab_size: int = 4096  # rows of the embedding table: the tokenizer's pieces
+    context_length: int = 64  # tokens, start and end among them; what is longer is cut
+    dim: int = 256  # width of text_embeds and text_features
+    depth: int = 4  # blocks, or layers of the LSTM
+    heads: int = 4  # attention heads; divides dim
+
+    def __post_init__(self) -> None:
+        """Raise InputError where a field is out of bounds."""
+        _check(self.kind in ("transformer", "lstm"), "text.kind", self.kind, "transformer or lstm")
+        _check_int("text.vocab_size", self.vocab_size, 4, 262_144)
+        _check_int("text.context_length", self.context_length, 4, 1024)
+        _check_int("text.dim", self.dim, 8, 4096)
+        _check_int("text.depth", self.depth, 1, 64)
+        _check_int("text.heads", self.heads, 1, 64)
+        _check(self.dim % self.heads == 0, "text.heads", self.heads, "a divisor of text.dim")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the networks; what a weights file holds as JSON."""
+
+    size: str = "tiny"  # name of the preset it was made from
+    resolution: int = 64  # px, the side of a picture
+    image_channels: int = 4  # 4: RGBA, 3: RGB
+    fold: int = 4  # px; blocks of fold x fold pixels become channels at the input of every image network
+    channels: tuple[int, ...] = (96, 160)  # of generator and discriminator, finest grid (resolution / fold) first
+    blocks: int = 2  # residual blocks a grid, on the way down and again on the way up
+    attention: tuple[int, ...] = (16, 8)  # grids (px) that attend to themselves and to the text
+    head_dim: int = 32  # width of an attention head
+    image_encoder_channels: tuple[int, ...] = (64, 128, 192)  # finest grid first
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+
+    def __post_init__(self) -> None:
+        """Raise InputError where a field is out of bounds."""
+        _check(self.size in (*PRESETS, "custom"), "size", self.size, "tiny, small, base, large or custom")
+        _check(self.resolution in RESOLUTIONS, "resolution", self.resolution, "32, 64, 128 or 256")
+        _check(self.image_channels in (3, 4), "image_channels", self.image_channels, "3 or 4")
+        _check(self.fold in (1, 2, 4, 8), "fold", self.fold, "1, 2, 4 or 8")
+        for name, values in (("channels", self.channels), ("image_encoder_channels", self.image_encoder_channels)):
+            _check(1 <= len(values) <= 8, name, values, "1 to 8 widths")
+            for value in values:
+                _check_int(name, value, 8, 4096)
+            coarsest = self.grid >> (len(values) - 1)
+            _check(coarsest >= 2, name, values, f"at most {int(math.log2(self.grid))} widths for this resolution and fold")
+        _check_int("blocks", self.blocks, 1, 16)
+        _check_int("head_dim", self.head_dim, 8, 256)
+        _check(
+            all(isinstance(grid, int) and 4 <= grid <= 32 for grid in self.attention),
+            "attention",
+            self.attention,
+            "grids from 4 to 32 px",
+        )
+        for level, width in enumerate(self.channels):
+            if self.grid >> level in self.attention:
+                _check(width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of {width}")
+
+    @property
+    def grid(self) -> int:
+        """Side, in cells, of the finest feature map."""
+        return self.resolution // self.fold
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `from_dict` is its inverse."""
+        return cast("dict[str, Any]", _plain(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, data: object) -> ModelConfig:
+        """The config of a weights file.
+
+        Raises:
+            InputError: a field is missing, unknown, of the wrong type or out of bounds.
+        """
+        fields = _typed_fields(cls, data, "config")
+        fields["text"] = TextEncoderConfig(**_typed_fields(TextEncoderConfig, fields["text"], "config.text"))
+        for name in ("channels", "attention", "image_encoder_channels"):
+            fields[name] = _int_tuple(fields[name], name)
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class _Preset:
+    channels: dict[int, int]  # grid (px) -> width
+    image_encoder_channels: dict[int, int]
+    blocks: int
+    head_dim: int
+    text_dim: int
+    text_depth: int
+    text_heads: int
+
+
+PRESETS: dict[str, _Preset] = {
+    "tiny": _Preset({64: 32, 32: 48, 16: 96, 8: 128}, {64: 32, 32: 48, 16: 64, 8: 128, 4: 192}, 2, 32, 256, 4, 4),
+    "small": _Preset({64: 48, 32: 64, 16: 128, 8: 256}, {64: 32, 32: 64, 16: 96, 8: 192, 4: 256}, 2, 64, 256, 5, 4),
+    "base": _Preset({64: 64, 32: 96, 16: 192, 8: 384}, {64: 48, 32: 96, 16: 128, 8: 256, 4: 384}, 3, 64, 384, 6, 6),
+    "large": _Preset({64: 96, 32: 160, 16: 384, 8: 640}, {64: 64, 32: 128, 16: 192, 8: 384, 4: 512}, 3, 64, 512, 6, 8),
+}
+
+
+def model_config(
+    size: str = "tiny",
+    resolution: int = 64,
+    image_channels: int = 4,
+    vocab_size: int = 4096,
+    text_kind: Literal["transformer", "lstm"] = "transformer",
+) -> ModelConfig:
+    """The config of a preset at a resolution. 32 px folds 2x2 pixels into channels, the others 4x4.
+
+    Raises:
+        UsageError: no such size or resolution.
+    """
+    if size not in PRESETS:
+        raise UsageError(f"--size {size}: no such size", "sizes: " + ", ".join(PRESETS))
+    if resolution not in RESOLUTIONS:
+        raise UsageError(f"--resolution {resolution}: not a size that can be trained", "use 32, 64, 128 or 256")
+    preset = PRESETS[size]
+    fold = 2 if resolution == 32 else 4
+    grid = resolution // fold
+    return ModelConfig(
+        size=size,
+        resolution=resolution,
+        image_channels=image_channels,
+        fold=fold,
+        channels=tuple(width for side, width in preset.channels.items() if side <= grid),
+        blocks=preset.blocks,
+        attention=(16, 8),
+        head_dim=preset.head_dim,
+        image_encoder_channels=tuple(width for side, width in preset.image_encoder_channels.items() if side <= grid),
+        text=TextEncoderConfig(
+            kind=text_kind,
+            vocab_size=vocab_size,
+            dim=preset.text_dim,
+            depth=preset.text_depth,
+            heads=preset.text_heads,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is trained: a run's `config.toml`. Shares are of the run's whole budget (time or steps)."""
+
+    # the model
+    size: str = "tiny"  # tiny, small, base, large
+    resolution: int = 64  # px
+    text_encoder: str = "builtin"  # builtin, lstm, a folder, or hf:ID of a language model that teaches it
+    vocab_size: int = 4096  # pieces of the tokenizer; fewer where the captions hold no more
+    # the budget: exactly one of the two is positive
+    time: float = 1800.0  # s, 0 where steps rule
+    steps: int = 0  # optimizer steps over all stages, 0 where time rules
+    contrastive: float = 0.15  # share of the budget
+    flow: float = 0.45  # share of the budget; 0 trains the plain text-conditional GAN from scratch
+    adversarial: float = 0.40  # share of the budget
+    # the step
+    batch_size: int = 64  # pictures a step in flow and adversarial stages
+    contrastive_batch_size: int = 256  # pairs a step in the contrastive stage
+    seed: int = 0
+    lr: float = 1.0  # factor on every stage's own learning rate
+    contrastive_lr: float = 1e-3  # AdamW
+    flow_lr: float = 6e-4  # AdamW
+    adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine
+    caption_dropout: float = 0.1  # share of pictures shown without their caption
+    ema_images: float = 500_000.0  # half-life of the average, in pictures; at most 5% of those seen
+    # the adversarial game
+    loss: Literal["relativistic", "log"] = "relativistic"  # log: the non-saturating log-loss
+    alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
+    alignment_weight: float = 0.2  # of the generator's image-text term
+    mismatch_weight: float = 0.5  # of the mismatched-caption term of D
+    discriminator_steps: int = 1  # D steps a G step
+    gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
+    penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
+    penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
+    r2: bool = True  # the penalty on generated pictures
+    anchor_weight: float = 0.2  # pull of G towards its flow start, falls to 0.005
+    ema: bool = True
+    # what D and E see
+    augment: float = 0.5  # probability of each of shift, scale, cut-out, brightness in front of D
+    recolour: float = 0.35  # share of pictures with one named hue that are turned to another one
+    mirror: float = 0.5  # share of pictures mirrored, never where a caption says left or right
+    # the run
+    val: float = 0.02  # share of pictures held out, where the data names no split
+    save_every: float = 300.0  # s
+    sample_every: float = 300.0  # s
+    report_every: float = 5.0  # s
+    precision: str = "auto"  # auto, bf16, fp32
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a field is out of bounds."""
+        bounds: dict[str, tuple[float, float]] = {
+            "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "adversarial": (0, 1),
+            "batch_size": (2, 65_536), "contrastive_batch_size": (2, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
+            "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
+            "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
+            "discriminator_steps": (1, 100), "gamma": (0, 1e6), "penalty_every": (1, 1000), "anchor_weight": (0, 1e3),
+            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0.1, 1e9),
+            "sample_every": (0.1, 1e9), "report_every": (0.01, 1e9), "vocab_size": (300, 262_144),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} = {value}: out of range", f"use {low:g} to {high:g}")
+        for name, values in {
+            "size": tuple(PRESETS), "resolution": RESOLUTIONS, "loss": ("relativistic", "log"),
+            "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"), "precision": ("auto", "bf16", "fp32"),
+        }.items():  # fmt: skip
+            if getattr(self, name) not in values:
+                raise UsageError(f"{name} = {getattr(self, name)}: not known", "use " + ", ".join(map(str, values)))
+        if (self.time > 0) == (self.steps > 0):
+            raise UsageError("a run needs either --time or --steps", "for example --time 30m")
+        if self.contrastive + self.flow + self.adversarial <= 0:
+            raise UsageError("every stage is turned off", "give one of contrastive, flow, adversarial a share")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A TOML-ready dictionary; `from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> TrainConfig:
+        """The config from a `config.toml` already parsed; absent fields take their default.
+
+        Raises:
+            UsageError: an unknown field, a wrong type, or a value out of bounds.
+        """
+        known = {item.name: item for item in dataclasses.fields(cls)}
+        clean: dict[str, Any] = {}
+        for name, value in data.items():
+            if name not in known:
+                raise UsageError(f"config: unknown setting {name!r}", "settings: " + ", ".join(known))
+            default = known[name].default
+            wanted = type(default)
+            if wanted is float and type(value) is int:
+                value = float(value)
+            if type(value) is not wanted:
+                raise UsageError(f"config: {name} = {value!r}: expected {wanted.__name__}", f"for example {default!r}")
+            clean[name] = value
+        if "steps" in clean and "time" not in clean and clean["steps"] > 0:
+            clean["time"] = 0.0
+        return cls(**clean)
+
+
+def _check(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise InputError(f"config: {name} = {value!r}: expected {expected}")
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    _check(type(value) is int and low <= value <= high, name, value, f"a whole number from {low} to {high}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast("dict[str, object]", value).items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    return value
+
+
+def _typed_fields(cls: type, data: object, where: str) -> dict[str, Any]:
+    """The fields of ``cls`` in ``data``, none missing, none more; ints are ints and strings strings."""
+    _check(isinstance(data, dict), where, type(data).__name__, "an object")
+    given = cast("dict[str, Any]", data)
+    names = {item.name for item in dataclasses.fields(cls)}
+    _check(set(given) == names, where, sorted(set(given) ^ names), f"exactly the fields {sorted(names)}")
+    return dict(given)
+
+
+def _int_tuple(value: object, name: str) -> tuple[int, ...]:
+    _check(isinstance(value, list) and len(cast("list[object]", value)) <= 16, name, value, "a short list of whole numbers")
+    numbers = cast("list[object]", value)
+    for number in numbers:
+        _check(type(number) is int, name, value, "a short list of whole numbers")
+    return tuple(cast("list[int]", numbers))

@@ -1,0 +1,40 @@
+"""Images -> image_features in the text features' space; trained contrastively, it ranks and it guides."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from t2i_cli.config import ModelConfig
+from t2i_cli.models.layers import Conv, Linear, StyledBlock, downsample, fold
+
+__all__ = ["ImageEncoder"]
+
+
+class ImageEncoder(nn.Module):
+    """A small residual network with a learned temperature (Radford et al. 2021, section 2.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk_dtype = torch.float32
+        widths = config.image_encoder_channels
+        self.conv_in = Conv(config.image_channels * config.fold**2, widths[0])
+        self.levels = nn.ModuleList(nn.ModuleList(StyledBlock(width) for _ in range(2)) for width in widths)
+        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.norm = nn.LayerNorm(widths[-1])
+        self.head = Linear(widths[-1], config.text.dim)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # log of the inverse temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [-1, 1] -> image_features (b, d), fp32, unit norm."""
+        x = self.conv_in(fold(images.to(self.trunk_dtype), self.config.fold))
+        for index, level in enumerate(self.levels):
+            for block in level:  # pyright: ignore[reportGeneralTypeIssues]
+                x = block(x)
+            if index < len(self.widen):
+                x = self.widen[index](downsample(x))
+        return F.normalize(self.head(self.norm(x.float().mean(dim=(2, 3)))), dim=1)

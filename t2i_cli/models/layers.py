@@ -1,0 +1,171 @@
+"""The pieces that the networks share: tensors in, tensors out.
+
+Feature maps are (b, c, h, w), channels-last in memory. Parameters stay fp32; every layer casts its weight to the dtype
+of what it is given, so the dtype of the input decides the dtype of the trunk (bf16 in training, fp32 when a picture
+must be the same to the last bit).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "Attention",
+    "Conv",
+    "Linear",
+    "ResidualBlock",
+    "StyledBlock",
+    "channel_norm",
+    "downsample",
+    "fold",
+    "level_features",
+    "unfold",
+    "upsample",
+]
+
+
+class Conv(nn.Conv2d):
+    """A convolution that keeps the picture's size, in the dtype of its input: (b, c_in, h, w) -> (b, c_out, h, w)."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, *, zero: bool = False) -> None:
+        super().__init__(channels_in, channels_out, kernel, padding=kernel // 2)
+        if zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=(channels_in * kernel * kernel) ** -0.5)
+        nn.init.zeros_(_known(self.bias))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        """Features (b, c_in, h, w) -> (b, c_out, h, w)."""
+        return F.conv2d(input, self.weight.to(input.dtype), _known(self.bias).to(input.dtype), padding=self.padding)  # pyright: ignore[reportArgumentType]
+
+
+class Linear(nn.Linear):
+    """A linear map in the dtype of its input: (..., c_in) -> (..., c_out)."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, zero: bool = False) -> None:
+        super().__init__(channels_in, channels_out)
+        if zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=channels_in**-0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        """Features (..., c_in) -> (..., c_out)."""
+        return F.linear(input, self.weight.to(input.dtype), self.bias.to(input.dtype))
+
+
+def _known(bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return bias
+
+
+def channel_norm(x: Tensor) -> Tensor:
+    """Layer norm over the channels of every cell, without parameters: (b, c, h, w) -> (b, c, h, w)."""
+    return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
+
+
+def fold(images: Tensor, size: int) -> Tensor:
+    """Blocks of size x size pixels become channels: (b, c, h, w) -> (b, c size^2, h / size, w / size)."""
+    return F.pixel_unshuffle(images, size).contiguous(memory_format=torch.channels_last)
+
+
+def unfold(cells: Tensor, size: int) -> Tensor:
+    """The inverse of `fold`: (b, c size^2, h, w) -> (b, c, h size, w size)."""
+    return F.pixel_shuffle(cells, size)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Means of 2 x 2 cells: (b, c, h, w) -> (b, c, h / 2, w / 2)."""
+    return F.avg_pool2d(x, 2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Each cell four times: (b, c, h, w) -> (b, c, 2 h, 2 w)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def level_features(level: Tensor, dim: int) -> Tensor:
+    """Noise levels (b,) in [0, 1] -> fp32 features (b, dim): cosines and sines, Vaswani et al. 2017, section 3.5."""
+    frequencies = torch.exp(torch.arange(dim // 2, device=level.device) * (-math.log(1000.0) / (dim // 2)))
+    angles = level.float()[:, None] * 100.0 * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(conv(norm(x) scale + shift))): two dense 3x3 convolutions and as little else as will train.
+
+    The last convolution starts at zero, so a deep stack starts as the identity (Zhang et al. 2019, Fixup).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_in = Conv(channels, channels)
+        self.conv_out = Conv(channels, channels, zero=True)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Features (b, c, h, w), scale and shift (b or 1, c, 1, 1) in x's dtype -> (b, c, h, w)."""
+        h = torch.addcmul(shift, channel_norm(x), scale)
+        return x + self.conv_out(F.silu(self.conv_in(h)))
+
+
+class StyledBlock(nn.Module):
+    """A `ResidualBlock` with a scale and a shift of its own: for networks that see no text in their trunk."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = ResidualBlock(channels)
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (b, c, h, w) -> (b, c, h, w)."""
+        scale, shift = (v.to(x.dtype)[None, :, None, None] for v in (self.scale, self.shift))
+        return self.block(x, scale, shift)
+
+
+class Attention(nn.Module):
+    """Cells attend to each other and, where there is a text, to its tokens; added to what came in.
+
+    Args:
+        channels: of the feature map; a multiple of head_dim.
+        head_dim: width of a head.
+        text_dim: width of text_embeds, 0 for a network that sees no text.
+    """
+
+    def __init__(self, channels: int, head_dim: int, text_dim: int = 0) -> None:
+        super().__init__()
+        self.heads = channels // head_dim
+        self.qkv = Linear(channels, 3 * channels)
+        self.out = Linear(channels, channels, zero=True)
+        if text_dim:
+            self.text_q = Linear(channels, channels)
+            self.text_kv = Linear(text_dim, 2 * channels)
+            self.text_out = Linear(channels, channels, zero=True)
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(b, t, parts c) -> parts x (b, heads, t, c / heads)."""
+        b, t, width = x.shape
+        x = x.view(b, t, parts, self.heads, width // (parts * self.heads))
+        return tuple(x[:, :, part].transpose(1, 2) for part in range(parts))
+
+    def forward(self, x: Tensor, text_embeds: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Features (b, c, h, w), text_embeds (b, t, d) and mask (b, t), true where a token is real -> (b, c, h, w)."""
+        b, c, h, w = x.shape
+        cells = channel_norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
+        q, k, v = self._split(self.qkv(cells), 3)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out = self.out(mixed.transpose(1, 2).reshape(b, h * w, c))
+        if text_embeds is not None:
+            assert mask is not None
+            (q,) = self._split(self.text_q(cells), 1)
+            k, v = self._split(self.text_kv(text_embeds.to(x.dtype)), 2)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+            out = out + self.text_out(mixed.transpose(1, 2).reshape(b, h * w, c))
+        return x + out.view(b, h, w, c).permute(0, 3, 1, 2)
