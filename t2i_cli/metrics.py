@@ -1,0 +1,501 @@
+"""Scores of pictures and captions: features and pixels in, numbers out; no networks, no files.
+
+Features are float tensors, one row a picture or a caption; scores are computed in float64. Whatever
+is drawn at random is drawn from a seed. An `Estimate` is a value with the half-width of its 95%
+confidence interval.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "COLOURS",
+    "Estimate",
+    "Neighbours",
+    "caption_colour",
+    "colour_accuracy",
+    "colour_names",
+    "diversity",
+    "fid",
+    "hue_name",
+    "image_text_similarity",
+    "kid",
+    "mean_estimate",
+    "memorisation",
+    "nearest",
+    "prdc",
+    "retrieval_at_k",
+    "retrieval_hits",
+]
+
+COLOURS = tuple("black gray white red orange yellow green teal blue purple pink brown".split())
+_COLOUR_WORDS = {
+    **{name: name for name in COLOURS},
+    "grey": "gray",
+    "violet": "purple",
+    "turquoise": "teal",
+    "cyan": "teal",
+}
+_ROWS = 1024  # rows of a distance matrix held at a time
+_Z95 = 1.959963984540054  # half-width of a 95% interval, in standard errors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and how sure it is."""
+
+    value: float
+    error: float = math.nan  # half-width of the 95% confidence interval; nan where it is not known
+    count: int = 0  # pictures it was measured on
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95% interval."""
+        return self.value - self.error
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95% interval."""
+        return self.value + self.error
+
+
+def mean_estimate(values: Tensor) -> Estimate:
+    """Mean of one number a picture, (n,), with the normal interval of a mean."""
+    values = values.double()
+    count = len(values)
+    if count == 0:
+        return Estimate(math.nan)
+    error = _Z95 * float(values.std()) / math.sqrt(count) if count > 1 else math.nan
+    return Estimate(float(values.mean()), error, count)
+
+
+# --- pictures against pictures -------------------------------------------------------------------
+
+
+def kid(
+    real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 500, seed: int = 0
+) -> Estimate:
+    """Kernel inception distance (Binkowski et al. 2018, eq. 4): unbiased MMD^2, (x.y/d + 1)^3.
+
+    The value is the U-statistic over all pictures, which the usual mean over random subsets tends
+    to. The interval comes from subsets drawn without replacement, scaled to the full count
+    (Politis, Romano & Wolf 1999, 2.2).
+
+    Args:
+        real: features (n, d), n > 1.
+        fake: features (m, d), m > 1.
+        subsets: how many subsets the interval is measured from.
+        subset_size: pictures of each kind in a subset; at most half of the smaller set is used.
+        seed: of the subsets.
+    """
+    real, fake = _rows(real, "real", 2), _rows(fake, "fake", 2)
+    value = _mmd(real, fake)
+    smaller = min(len(real), len(fake))
+    size = min(subset_size, smaller // 2)
+    if size < 2 or subsets < 2:
+        return Estimate(value, math.nan, len(fake))
+    draw = torch.Generator().manual_seed(seed)
+    drawn = torch.tensor(
+        [
+            _mmd(
+                real[torch.randperm(len(real), generator=draw)[:size]],
+                fake[torch.randperm(len(fake), generator=draw)[:size]],
+            )
+            for _ in range(subsets)
+        ],
+        dtype=torch.float64,
+    )
+    share = size / smaller
+    return Estimate(value, _Z95 * float(drawn.std()) * math.sqrt(share / (1 - share)), len(fake))
+
+
+def fid(real: Tensor, fake: Tensor, *, resamples: int = 10, seed: int = 0) -> Estimate:
+    """Frechet distance of the two Gaussians fitted to the features (Heusel et al. 2017, eq. 6).
+
+    It falls with the number of pictures, so figures compare only at the same count; `kid` does not.
+
+    Args:
+        real: features (n, d), n > 1.
+        fake: features (m, d), m > 1.
+        resamples: bootstrap draws for the interval; 0 leaves it out.
+        seed: of the bootstrap.
+    """
+    real, fake = _rows(real, "real", 2), _rows(fake, "fake", 2)
+    moments = _moments(real)
+    value = _frechet(*moments, *_moments(fake))
+    if resamples < 2:
+        return Estimate(value, math.nan, len(fake))
+    draw = torch.Generator().manual_seed(seed)
+    drawn = torch.tensor(
+        [
+            _frechet(
+                *moments, *_moments(fake[torch.randint(len(fake), (len(fake),), generator=draw)])
+            )
+            for _ in range(resamples)
+        ],
+        dtype=torch.float64,
+    )
+    return Estimate(value, _Z95 * float(drawn.std()), len(fake))
+
+
+def prdc(real: Tensor, fake: Tensor, *, neighbours: int = 5) -> dict[str, Estimate]:
+    """Precision, recall (Kynkaanniemi 2019), density, coverage (Naeem 2020, eqs. 3-5).
+
+    Precision and density fall where pictures look like nothing real; recall and coverage where
+    whole kinds of real pictures are never made. Precision and recall are 0 to 1, so is coverage;
+    density can pass 1.
+
+    Args:
+        real: features (n, d), n > neighbours.
+        fake: features (m, d), m > neighbours.
+        neighbours: the k whose distance is a picture's radius.
+    """
+    real, fake = _rows(real, "real", neighbours + 1), _rows(fake, "fake", neighbours + 1)
+    real_radius = _kth_distance(real, neighbours)
+    fake_radius = _kth_distance(fake, neighbours)
+    inside = torch.zeros(len(fake), dtype=torch.float64)  # how many real balls each fake is in
+    recalled = torch.zeros(len(real), dtype=torch.float64)
+    covered = torch.zeros(len(real), dtype=torch.float64)
+    for start in range(0, len(real), _ROWS):
+        rows = slice(start, start + _ROWS)
+        gaps = torch.cdist(real[rows], fake)
+        inside += (gaps < real_radius[rows, None]).sum(0)
+        recalled[rows] = (gaps < fake_radius[None]).any(1).double()
+        covered[rows] = (gaps.min(1).values < real_radius[rows]).double()
+    return {
+        "precision": mean_estimate((inside > 0).double()),
+        "recall": mean_estimate(recalled),
+        "density": mean_estimate(inside / neighbours),
+        "coverage": mean_estimate(covered),
+    }
+
+
+def diversity(features: Tensor) -> Estimate:
+    """Mean cosine distance between pictures of the same prompt, 0 (all the same) to 2.
+
+    Args:
+        features: (prompts, pictures, d), two pictures or more of each prompt.
+    """
+    if features.ndim != 3 or features.shape[1] < 2:
+        raise ValueError(f"expected (prompts, 2 or more pictures, d), got {tuple(features.shape)}")
+    units = torch.nn.functional.normalize(features.double(), dim=-1)
+    count = units.shape[1]
+    total = units.sum(1).square().sum(-1)  # sum of all cosines of a prompt, the diagonal among them
+    return mean_estimate(1 - (total - units.square().sum((1, 2))) / (count * (count - 1)))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How near pictures come to the training pictures."""
+
+    # median distance to the nearest training picture, over that of held-out real ones; 0: copies
+    ratio: Estimate
+    # share nearer to a training picture than 99 of 100 held-out real ones are; 0.01 is no sign
+    copies: Estimate
+
+
+def nearest(features: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to, and index of, the nearest row of ``train`` (m, d): both (n,)."""
+    features, train = _rows(features, "features", 1), _rows(train, "train", 1)
+    found = [
+        torch.cdist(features[start : start + _ROWS], train).min(1)
+        for start in range(0, len(features), _ROWS)
+    ]
+    return torch.cat([item.values for item in found]), torch.cat([item.indices for item in found])
+
+
+def memorisation(train: Tensor, held_out: Tensor, fake: Tensor) -> Neighbours:
+    """Whether generated pictures lie nearer to the training pictures than new real pictures do.
+
+    Args:
+        train: features (n, d) of training pictures.
+        held_out: features (h, d) of real pictures that were not trained on.
+        fake: features (m, d) of generated pictures.
+    """
+    real_gap, _ = nearest(held_out, train)
+    fake_gap, _ = nearest(fake, train)
+    usual = float(real_gap.median())
+    ratio = float(fake_gap.median()) / usual if usual > 0 else math.nan
+    # standard error of a median: 1.2533 sigma / sqrt(n)
+    spread = (
+        1.2533 * float(fake_gap.std()) / math.sqrt(len(fake_gap)) / usual
+        if usual > 0 and len(fake_gap) > 1
+        else math.nan
+    )
+    limit = float(real_gap.quantile(0.01))
+    return Neighbours(
+        Estimate(ratio, _Z95 * spread, len(fake_gap)),
+        mean_estimate((fake_gap < limit).double()) if usual > 0 else Estimate(math.nan),
+    )
+
+
+# --- pictures against text -----------------------------------------------------------------------
+
+
+def retrieval_hits(
+    image_features: Tensor,
+    text_features: Tensor,
+    captions: Sequence[str],
+    pool: int = 100,
+    k: int = 1,
+) -> Tensor:
+    """The chance (n,), 0 to 1, that a picture's caption is among the best ``k`` of a random ``pool``.
+
+    A pool is the picture's own caption and ``pool - 1`` others, each text once; captions that are
+    the same text are never negatives of each other. The chance is exact, by counting over all pools
+    (hypergeometric), so no pool is drawn and nothing depends on a seed. Ties rank at random:
+    features that say nothing give ``k / pool``.
+
+    Args:
+        image_features: (n, d); similarity is the cosine.
+        text_features: (n, d), of ``captions``.
+        captions: the n texts.
+        pool: captions to choose from; fewer where there are fewer different ones.
+        k: how many guesses a picture has.
+    """
+    if not len(image_features) == len(text_features) == len(captions):
+        raise ValueError(
+            f"expected as many pictures ({len(image_features)}) as texts ({len(text_features)}) "
+            f"and captions ({len(captions)})"
+        )
+    place: dict[str, int] = {}
+    own = torch.tensor(
+        [place.setdefault(" ".join(caption.lower().split()), len(place)) for caption in captions],
+        dtype=torch.long,
+    )
+    if not len(own):
+        return torch.zeros(0, dtype=torch.float64)
+    first = torch.zeros(len(place), dtype=torch.long)
+    first[own.flip(0)] = torch.arange(len(own)).flip(0)  # the first caption of each text
+    images = torch.nn.functional.normalize(image_features.detach().double().cpu(), dim=-1)
+    texts = torch.nn.functional.normalize(text_features.detach().double().cpu(), dim=-1)[first]
+    chance = _pool_chance(len(place) - 1, min(pool, len(place)) - 1, k)
+    summed = torch.cat([torch.zeros(1, dtype=torch.float64), chance.cumsum(0)])
+    hits = torch.empty(len(own), dtype=torch.float64)
+    for start in range(0, len(own), _ROWS):
+        rows = slice(start, start + _ROWS)
+        similar = images[rows] @ texts.T
+        mine = similar.gather(1, own[rows, None])
+        better = (similar > mine + 1e-7).sum(1)
+        tied = ((similar - mine).abs() <= 1e-7).sum(1)  # itself among them
+        hits[rows] = (summed[better + tied] - summed[better]) / tied
+    return hits
+
+
+def retrieval_at_k(
+    image_features: Tensor,
+    text_features: Tensor,
+    captions: Sequence[str],
+    pool: int = 100,
+    k: int = 1,
+) -> float:
+    """R@k: how often a picture's own caption is among the best ``k`` of ``pool``."""
+    return float(retrieval_hits(image_features, text_features, captions, pool, k).mean())
+
+
+def image_text_similarity(image_features: Tensor, text_features: Tensor) -> Estimate:
+    """Mean cosine of pictures (n, d) and their captions (n, d), -1 to 1."""
+    return mean_estimate(
+        torch.nn.functional.cosine_similarity(
+            image_features.double(), text_features.double(), dim=-1
+        )
+    )
+
+
+# --- colour --------------------------------------------------------------------------------------
+
+
+def colour_names(pixels: np.ndarray) -> np.ndarray:
+    """Every pixel's colour as an index into `COLOURS`: uint8 (..., 3 or more) -> int8 (...)."""
+    red, green, blue = (pixels[..., i].astype(np.float32) / 255 for i in range(3))
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    saturation = chroma / np.maximum(value, 1e-6)
+    lightness = value - chroma / 2
+    safe = np.maximum(chroma, 1e-6)
+    hue = np.select(
+        [value == red, value == green],
+        [(green - blue) / safe % 6, (blue - red) / safe + 2],
+        (red - green) / safe + 4,
+    )
+    hue = hue * 60  # degrees
+    index = {name: i for i, name in enumerate(COLOURS)}
+    bounds = [
+        (14, "red"),
+        (40, "orange"),
+        (68, "yellow"),
+        (160, "green"),
+        (190, "teal"),
+        (252, "blue"),
+        (292, "purple"),
+        (346, "pink"),
+    ]
+    name = np.select(
+        [hue < limit for limit, _ in bounds], [index[word] for _, word in bounds], index["red"]
+    ).astype(np.int8)
+    name[(hue >= 178) & (hue < 190) & (value > 0.75)] = index["blue"]
+    warm = (hue >= 5) & (hue < 52)
+    name[warm & (hue < 20) & (saturation > 0.7) & (value > 0.7)] = index["red"]
+    name[warm & (value < 0.70) & (name != index["red"])] = index["brown"]
+    name[(name == index["red"]) & warm & (value < 0.55)] = index["brown"]
+    name[warm & (value < 0.82) & (saturation < 0.62)] = index["brown"]
+    name[(name == index["red"]) & (lightness > 0.72)] = index["pink"]
+    name[(name == index["pink"]) & (value < 0.55)] = index["purple"]
+    plain = (
+        (chroma < 0.10)
+        | (saturation < 0.14)
+        | ((chroma < 0.14) & (value < 0.75) & (saturation < 0.22))
+    )
+    name[plain] = index["gray"]
+    name[plain & (value > 0.90)] = index["white"]
+    name[(value < 0.20) | (plain & (value < 0.32)) | ((value < 0.30) & (chroma < 0.12))] = index[
+        "black"
+    ]
+    return name
+
+
+def hue_name(pixels: np.ndarray, *, share: float = 0.5) -> str | None:
+    """The one named colour of a picture, or None where no colour covers ``share`` of its body.
+
+    The body is what is opaque; in a picture without alpha, what differs from the colour of its
+    border. Black lines around coloured shapes do not count.
+
+    Args:
+        pixels: uint8 (h, w, 4), straight alpha, or (h, w, 3).
+        share: of the body that the colour must cover, 0 to 1.
+    """
+    if pixels.shape[-1] == 4:
+        body = pixels[..., 3] > 127
+    else:
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        body = np.abs(pixels.astype(np.int16) - np.median(border, axis=0)).max(-1) > 24
+        if body.mean() < 0.02:
+            body = np.ones(body.shape, bool)
+    if body.sum() < max(4, body.size // 200):
+        return None
+    counts = np.bincount(colour_names(pixels[body]), minlength=len(COLOURS)).astype(np.float64)
+    black = COLOURS.index("black")
+    if counts[black] < 0.5 * counts.sum():
+        counts[black] = 0
+    best = int(counts.argmax())
+    return COLOURS[best] if counts[best] >= share * counts.sum() else None
+
+
+def caption_colour(caption: str) -> str | None:
+    """The one colour that a caption gives to a thing, or None where it names none or several.
+
+    A colour is an adjective: the last word of a caption is a thing ("an orange"), and so is what
+    follows a comma.
+
+    >>> caption_colour("a red cat"), caption_colour("an orange"), caption_colour("a red and white
+    cat") ('red', None, None)
+    """
+    found: set[str] = set()
+    for part in caption.lower().split(","):
+        words = re.findall(r"[a-z]+", part)
+        found.update(_COLOUR_WORDS[word] for word in words[:-1] if word in _COLOUR_WORDS)
+    return found.pop() if len(found) == 1 else None
+
+
+def colour_accuracy(pixels: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str]) -> Estimate:
+    """Share of the pictures whose caption names one colour that have it; pixels as in `hue_name`."""
+    asked = [(i, colour) for i, colour in enumerate(map(caption_colour, captions)) if colour]
+    return mean_estimate(
+        torch.tensor(
+            [float(hue_name(pixels[i]) == colour) for i, colour in asked], dtype=torch.float64
+        )
+    )
+
+
+# --- the arithmetic ------------------------------------------------------------------------------
+
+
+def _rows(features: Tensor, name: str, least: int) -> Tensor:
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(
+            f"{name}: expected at least {least} rows of features, got {tuple(features.shape)}"
+        )
+    return features.detach().double().cpu()
+
+
+def _mmd(real: Tensor, fake: Tensor) -> float:
+    """Unbiased squared MMD of features (n, d), (m, d) under the cubic kernel."""
+    n, m = len(real), len(fake)
+    within_real = (
+        _kernel_sum(real, real) - float(_cubic(real.square().sum(1) / real.shape[1]).sum())
+    ) / (n * (n - 1))
+    within_fake = (
+        _kernel_sum(fake, fake) - float(_cubic(fake.square().sum(1) / fake.shape[1]).sum())
+    ) / (m * (m - 1))
+    return within_real + within_fake - 2 * _kernel_sum(real, fake) / (n * m)
+
+
+def _kernel_sum(left: Tensor, right: Tensor) -> float:
+    return sum(
+        float(_cubic(left[i : i + _ROWS] @ right.T / left.shape[1]).sum())
+        for i in range(0, len(left), _ROWS)
+    )
+
+
+def _cubic(products: Tensor) -> Tensor:
+    return (products + 1) ** 3
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and unbiased covariance (d, d)."""
+    mean = features.mean(0)
+    centred = features - mean
+    return mean, centred.T @ centred / (len(features) - 1)
+
+
+def _frechet(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor
+) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^1/2), by the eigenvalues of C^1/2 C' C^1/2."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp_min(0).sqrt().sum()
+    return float(
+        (mean - other_mean).square().sum()
+        + covariance.trace()
+        + other_covariance.trace()
+        - 2 * cross
+    )
+
+
+def _kth_distance(features: Tensor, k: int) -> Tensor:
+    """Distance (n,) to the k-th nearest other row."""
+    found: list[Tensor] = []
+    for start in range(0, len(features), _ROWS):
+        gaps = torch.cdist(features[start : start + _ROWS], features)
+        found.append(gaps.kthvalue(k + 1, dim=1).values)
+    return torch.cat(found)
+
+
+def _pool_chance(negatives: int, drawn: int, k: int) -> Tensor:
+    """P(fewer than k of ``drawn`` negatives beat the right one | g of all do), for each g."""
+    better = torch.arange(negatives + 1, dtype=torch.float64)
+    chance = torch.zeros(negatives + 1, dtype=torch.float64)
+    for j in range(min(k, drawn + 1)):
+        log = (
+            _log_choose(better, j)
+            + _log_choose(negatives - better, drawn - j)
+            - _log_choose(torch.tensor(float(negatives)), drawn)
+        )
+        chance += log.exp()
+    return chance.clamp(0, 1)
+
+
+def _log_choose(n: Tensor, k: int) -> Tensor:
+    n = n.double()
+    safe = n.clamp_min(float(k))
+    log = torch.lgamma(safe + 1) - math.lgamma(k + 1) - torch.lgamma(safe - k + 1)
+    return torch.where(n >= k, log, -math.inf)
