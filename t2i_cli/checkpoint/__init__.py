@@ -1,0 +1,40 @@
+"""The only place that reads and writes weights, a run's state, and files that must survive.
+
+Enters: tensors by name, a config, a tokenizer's bytes. Leaves: one safetensors file; a state folder; and back again,
+checked whole. Reading what a file says about itself imports no torch.
+"""
+
+from __future__ import annotations
+
+from t2i_cli.checkpoint.files import append_line, remove_orphans, truncate_log, write_atomic
+from t2i_cli.checkpoint.lock import RunLock
+from t2i_cli.checkpoint.state import RunState, load_state, save_state
+from t2i_cli.checkpoint.weights import (
+    LoadedModel,
+    WeightsInfo,
+    load_model,
+    read_info,
+    read_tokenizer,
+    resolve_model,
+    save_model,
+    shipped_models,
+)
+
+__all__ = [
+    "LoadedModel",
+    "RunLock",
+    "RunState",
+    "WeightsInfo",
+    "append_line",
+    "load_model",
+    "load_state",
+    "read_info",
+    "read_tokenizer",
+    "remove_orphans",
+    "resolve_model",
+    "save_model",
+    "save_state",
+    "shipped_models",
+    "truncate_log",
+    "write_atomic",
+]
