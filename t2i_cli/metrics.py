@@ -36,7 +36,22 @@ __all__ = [
     "retrieval_hits",
 ]
 
-COLOURS = tuple("black gray white red orange yellow green teal blue purple pink brown".split())
+COLOURS = tuple(
+    [
+        "black",
+        "gray",
+        "white",
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "teal",
+        "blue",
+        "purple",
+        "pink",
+        "brown",
+    ]
+)
 _COLOUR_WORDS = {
     **{name: name for name in COLOURS},
     "grey": "gray",
@@ -247,7 +262,7 @@ def retrieval_hits(
     pool: int = 100,
     k: int = 1,
 ) -> Tensor:
-    """The chance (n,), 0 to 1, that a picture's caption is among the best ``k`` of a random ``pool``.
+    """Chance (n,), 0 to 1, that a picture's caption is among the best ``k`` of a random ``pool``.
 
     A pool is the picture's own caption and ``pool - 1`` others, each text once; captions that are
     the same text are never negatives of each other. The chance is exact, by counting over all pools
@@ -392,11 +407,13 @@ def hue_name(pixels: np.ndarray, *, share: float = 0.5) -> str | None:
 def caption_colour(caption: str) -> str | None:
     """The one colour that a caption gives to a thing, or None where it names none or several.
 
-    A colour is an adjective: the last word of a caption is a thing ("an orange"), and so is what
-    follows a comma.
+    A colour is an adjective: the last word of a caption is a thing ("an orange"), and so is the
+    last word before a comma.
 
-    >>> caption_colour("a red cat"), caption_colour("an orange"), caption_colour("a red and white
-    cat") ('red', None, None)
+    >>> caption_colour("a red cat, flat icon"), caption_colour("an orange")
+    ('red', None)
+    >>> caption_colour("a red and white cat") is None
+    True
     """
     found: set[str] = set()
     for part in caption.lower().split(","):
@@ -406,7 +423,7 @@ def caption_colour(caption: str) -> str | None:
 
 
 def colour_accuracy(pixels: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str]) -> Estimate:
-    """Share of the pictures whose caption names one colour that have it; pixels as in `hue_name`."""
+    """Share of the pictures whose caption names one colour that have it; see `hue_name`."""
     asked = [(i, colour) for i, colour in enumerate(map(caption_colour, captions)) if colour]
     return mean_estimate(
         torch.tensor(
