@@ -1,0 +1,281 @@
+"""A template, a prompt and a seed -> a file name that is safe, and bytes -> a whole file under that name.
+
+A template names fields in braces: ``{i}`` (0-based number of the picture), ``{k}`` (number within its prompt),
+``{seed}``, ``{slug}`` (the prompt as a file name), ``{id}``, ``{model}``; whole numbers take a width (``{i:05}``).
+Whatever a prompt holds, the name stays inside the folder that was asked for, no part of it is longer than 255 bytes, and no
+file is overwritten that was not meant to be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import string
+import sys
+import unicodedata
+from dataclasses import dataclass
+from hashlib import sha256
+
+from t2i_cli.errors import OutputError, PromptError, UsageError
+
+__all__ = ["DEFAULT_NAME", "Fields", "Template", "inside", "safe_part", "slug", "write_new"]
+
+DEFAULT_NAME = "{slug}-{seed}"
+MAX_PART = 255  # bytes of one part of a path, as Linux, macOS and Windows hold it
+_SLUG_BYTES = 80
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_WIDTH = re.compile(r"0?[0-9]{0,2}d?")
+_NUMBERS = ("i", "k", "seed")
+_TEXTS = ("slug", "id", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a template may name."""
+
+    i: int
+    k: int
+    seed: int
+    prompt: str
+    id: str | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A path with fields in braces, checked when it is made.
+
+    Args:
+        text: the template; ``{{`` and ``}}`` stand for braces.
+
+    Raises:
+        UsageError: an unknown field, or a brace that is not closed.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what `expand` could not do."""
+        try:
+            parts = list(string.Formatter().parse(self.text))
+        except ValueError as error:
+            raise UsageError(f"-o {self.text}: {error}", "write {{ for a brace") from None
+        for _, name, spec, conversion in parts:
+            if name is None:
+                continue
+            if name not in _NUMBERS + _TEXTS or conversion:
+                raise UsageError(
+                    f"-o {self.text}: no such field {{{name}}}",
+                    "fields: {i} {k} {seed} {slug} {id} {model}, as in 'out/{i:05}-{slug}-{seed}.png'",
+                )
+            if spec and (name in _TEXTS or not _WIDTH.fullmatch(spec)):
+                raise UsageError(f"-o {self.text}: {{{name}:{spec}}} has no such width", "write {i:05}")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The fields it names."""
+        return frozenset(name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it can give more than one path."""
+        return bool(self.names - {"model"})
+
+    def expand(self, fields: Fields) -> str:
+        """The path for one picture. A slug gives way where a part of the path would be longer than 255 bytes.
+
+        Raises:
+            PromptError: ``{id}`` is named and the prompt has none.
+        """
+        names = self.names
+        if "id" in names and fields.id is None:
+            raise PromptError("the name asks for {id}, and this prompt has none", 'write {"prompt": ..., "id": ...}')
+        values: dict[str, object] = {
+            "i": fields.i,
+            "k": fields.k,
+            "seed": fields.seed,
+            "id": safe_part(fields.id or ""),
+            "model": safe_part(fields.model),
+        }
+        limit = _SLUG_BYTES
+        while True:
+            values["slug"] = slug(fields.prompt, limit) if "slug" in names else ""
+            path = self.text.format_map(values)
+            excess = max(len(os.fsencode(part)) for part in path.split("/")) - MAX_PART
+            if excess <= 0 or "slug" not in names or limit <= 12:
+                return path
+            limit = max(12, limit - excess)
+
+
+def slug(prompt: str, limit: int = _SLUG_BYTES) -> str:
+    """A prompt as a part of a file name: letters and digits of any script, the rest ``-``; at most ``limit`` bytes.
+
+    What had to be cut, or left nothing to read, ends in eight hexadecimal digits of the prompt's hash, so that
+    different prompts keep different names. 12 is the least limit.
+
+    >>> slug("A red cat, sitting!")
+    'a-red-cat-sitting'
+    >>> slug("../../etc/passwd")
+    'etc-passwd'
+    >>> slug("CON")
+    'con-prompt'
+    """
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", prompt).lower())
+    kept = "".join(char if unicodedata.category(char)[0] in "LN" or _joins(char) else "-" for char in text)
+    name = re.sub("-+", "-", kept).strip("-")
+    cut = len(name.encode("utf-8", "replace")) > limit
+    if cut or not name:
+        digest = sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        room = max(0, limit - 9)
+        name = name.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").rstrip("-")
+        name = f"{name}-{digest}" if name else digest
+    return f"{name}-prompt" if _RESERVED.fullmatch(name) else name
+
+
+def _joins(char: str) -> bool:
+    return unicodedata.category(char) in ("Mn", "Mc")  # vowel signs and accents that are part of a word
+
+
+def safe_part(text: str) -> str:
+    """A text from a stranger as one part of a path: no separator, no control character, no leading dot or dash.
+
+    >>> safe_part("../a b")
+    'a b'
+    >>> safe_part("-rf")
+    'rf'
+    """
+    kept = "".join(
+        char if unicodedata.category(char)[0] in "LNPSM" or char == " " else "_" for char in unicodedata.normalize("NFC", text)
+    )
+    kept = re.sub(r'[/\\:*?"<>|]+', "_", kept)
+    name = kept.lstrip(".-_ ").rstrip(". ")
+    raw = name.encode("utf-8", "replace")
+    if len(raw) > 120:
+        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        name = raw[:111].decode("utf-8", "ignore") + "-" + digest
+    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
+
+
+def inside(folder: str, name: str) -> str:
+    """``folder/name`` where that stays inside ``folder``, links followed.
+
+    Raises:
+        PromptError: absolute, with ``..``, with a NUL or a control character, or through a link that leads out.
+    """
+    parts = name.replace("\\", "/").split("/")
+    bad = (
+        "is absolute" if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name)
+        else "has .." if ".." in parts
+        else "holds a control character" if any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in name)
+        else "begins with -" if name.startswith("-")
+        else "is a reserved name" if any(_RESERVED.fullmatch(part) for part in parts)
+        else "is no file name" if parts[-1] in ("", ".")
+        else ""
+    )  # fmt: skip
+    if bad:
+        raise PromptError(f"out {name!r} {bad}", "give a name inside the folder of -o")
+    base = os.path.realpath(folder or ".")
+    joined = os.path.join(folder, name)  # noqa: PTH118
+    real = os.path.realpath(os.path.dirname(joined) or ".")  # noqa: PTH120
+    if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
+        raise PromptError(f"out {name!r} leads out of {folder or 'this folder'}", "give a name inside the folder of -o")
+    return joined
+
+
+_counter = 0
+
+
+def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
+    """Write a whole file under ``path``, or none: a temporary file beside it, then a link that never overwrites.
+
+    Folders are made. Where the file system has no links, the name is first taken by an empty file and then replaced.
+
+    Args:
+        path: where to write.
+        data: the file.
+        overwrite: replace what is there.
+
+    Returns:
+        False where ``path`` exists and ``overwrite`` is false: it is left as it was.
+
+    Raises:
+        OutputError: it could not be written; nothing is left behind.
+    """
+    global _counter
+    _counter += 1
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".t2i-{os.getpid()}-{_counter}-{os.urandom(4).hex()}.tmp")  # noqa: PTH118
+    made = False
+    try:
+        if "\0" in path or not name or len(os.fsencode(name)) > MAX_PART:
+            raise OSError(errno.ENAMETOOLONG if name else errno.EISDIR, "not a name that a file can have")
+        try:
+            fd = _create(temporary)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            fd = _create(temporary)
+        made = True
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        if overwrite:
+            os.replace(temporary, path)  # noqa: PTH105
+            made = False
+            return True
+        return _place(temporary, path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"{path}: cannot be written: {reason}", _advice(error)) from error
+    finally:
+        if made:
+            _remove(temporary)
+
+
+def _create(path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, 0o666)
+
+
+def _place(temporary: str, path: str) -> bool:
+    try:
+        os.link(temporary, path)  # noqa: PTH200
+        return True
+    except FileExistsError:
+        return False
+    except (OSError, NotImplementedError, AttributeError) as error:
+        code = getattr(error, "errno", errno.ENOSYS)
+        unsupported = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES)
+        if code not in unsupported and sys.platform != "win32":
+            raise
+    try:  # no links here: take the name, then put the whole file in its place
+        os.close(_create(path))
+    except FileExistsError:
+        return False
+    try:
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError:
+        _remove(path)
+        raise
+    return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except OSError:
+        pass
+
+
+def _advice(error: BaseException) -> str:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT if hasattr(errno, "EDQUOT") else None):
+        return "the disk is full: free some space and run again with --skip-existing"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no right to write there: choose another folder with -o"
+    return ""
