@@ -1,6 +1,7 @@
 """The only place that reads and writes weights, a run's state, and files that must survive.
 
-Enters: tensors by name, a config, a tokenizer's bytes. Leaves: one safetensors file; a state folder; and back again,
+Enters: tensors by name, a config, a tokenizer's bytes. Leaves: one safetensors file; a state
+    folder; and back again,
 checked whole. Reading what a file says about itself imports no torch.
 """
 

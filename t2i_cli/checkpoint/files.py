@@ -1,7 +1,8 @@
 """Bytes -> files that are whole or absent, whatever happens: kill, full disk, power loss.
 
-A file is written beside its name, synced, renamed over it, and its folder synced. What a kill leaves behind carries
-`TEMPORARY` as its suffix and is removed by `remove_orphans` at the next start.
+A file is written beside its name, synced, renamed over it, and its folder synced. What a kill
+leaves behind carries `TEMPORARY` as its suffix and is removed by `remove_orphans` at the next
+start.
 """
 
 from __future__ import annotations
@@ -19,16 +20,31 @@ from typing import IO, Any
 
 from t2i_cli.errors import OutputError
 
-__all__ = ["TEMPORARY", "append_line", "remove_orphans", "sync_folder", "truncate_log", "write_atomic"]
+__all__ = [
+    "TEMPORARY",
+    "append_line",
+    "remove_orphans",
+    "sync_folder",
+    "truncate_log",
+    "write_atomic",
+]
 
 TEMPORARY = ".t2i-tmp"  # suffix of what is not finished; the name also begins with a dot
-_NOT_SYNCABLE = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}  # file systems and pipes without fsync
+_NOT_SYNCABLE = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EBADF,
+}  # file systems and pipes without fsync
 
 
-def write_atomic(path: Path | str, content: bytes | Callable[[IO[bytes]], None], *, overwrite: bool = True) -> None:
-    """Put ``content`` at ``path``: afterwards the file is the old one or the whole new one, and on the disk.
+def write_atomic(
+    path: Path | str, content: bytes | Callable[[IO[bytes]], None], *, overwrite: bool = True
+) -> None:
+    """Put ``content`` at ``path``: the file is the old one or the whole new one, and on the disk.
 
-    Missing folders are made. The file's mode is the umask's. A device or a pipe is written to as it is.
+    Missing folders are made. The file's mode is the umask's. A device or a pipe is written to as it
+    is.
 
     Args:
         path: where to write.
@@ -36,7 +52,8 @@ def write_atomic(path: Path | str, content: bytes | Callable[[IO[bytes]], None],
         overwrite: False refuses a name that is taken, without a race.
 
     Raises:
-        OutputError: it could not be written (disk full, no permission, name taken); the old file is as it was.
+        OutputError: it could not be written (disk full, no permission, name taken); the old file is
+            as it was.
     """
     path = Path(path)
     with reported(path):
@@ -73,7 +90,13 @@ def append_line(path: Path | str, text: str) -> None:
     line = (text + "\n").encode("utf-8", "surrogatepass")
     with reported(path):
         existed = path.exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = (
+            os.O_RDWR
+            | os.O_CREAT
+            | os.O_APPEND
+            | getattr(os, "O_BINARY", 0)
+            | getattr(os, "O_CLOEXEC", 0)
+        )
         handle = os.open(path, flags, 0o666)
         try:
             before = os.fstat(handle).st_size if stat.S_ISREG(os.fstat(handle).st_mode) else 0
@@ -95,11 +118,11 @@ def append_line(path: Path | str, text: str) -> None:
 
 
 def truncate_log(path: Path | str, step: int) -> int:
-    """Drop the rows that a run wrote after ``step``, so that going on from there writes them again, once.
+    """Drop the rows that a run wrote after ``step``, so that going on writes them again, once.
 
-    Rows are JSON objects, one a line, in the order they happened. From the end of the file, rows with a ``step`` beyond
-    ``step`` go, and so does a torn line; a row without a ``step`` shares the fate of the row before it. Write the
-    rows of a step before its state is saved.
+    Rows are JSON objects, one a line, in the order they happened. From the end of the file, rows
+    with a ``step`` beyond ``step`` go, and so does a torn line; a row without a ``step`` shares the
+    fate of the row before it. Write the rows of a step before its state is saved.
 
     Returns:
         How many lines were dropped. A missing file has none.
@@ -134,7 +157,10 @@ def remove_orphans(folder: Path) -> list[Path]:
     Only the one process that may write there (see `RunLock`) may call this.
     """
     removed: list[Path] = []
-    for place in (folder, *(child for child in _listed(folder) if child.is_dir() and not child.is_symlink())):
+    for place in (
+        folder,
+        *(child for child in _listed(folder) if child.is_dir() and not child.is_symlink()),
+    ):
         for entry in _listed(place):
             if entry.name.startswith(".") and entry.name.endswith(TEMPORARY):
                 remove(entry)
@@ -154,7 +180,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(handle: int) -> None:
-    """Wait until a file is on the disk; what cannot be synced (a pipe, some network folders) is passed over."""
+    """Wait until a file is on the disk; what has no such notion (a pipe) is passed over."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -170,7 +196,13 @@ def temporary_beside(path: Path) -> Path:
 
 def open_new(path: Path) -> IO[bytes]:
     """Open a file that must not exist yet, for writing bytes, with the umask's mode."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    flags = (
+        os.O_WRONLY
+        | os.O_CREAT
+        | os.O_EXCL
+        | getattr(os, "O_BINARY", 0)
+        | getattr(os, "O_CLOEXEC", 0)
+    )
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 

@@ -1,4 +1,4 @@
-"""One trainer a run folder: a lock that the system lets go of when its holder dies, however it dies."""
+"""One trainer a run folder: a lock that the system frees when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _ATTEMPTS = 50  # the holder may remove the file between our open and our lock
 class RunLock:
     """Hold a run folder for the length of a ``with`` block; the folder is made where it is missing.
 
-    Once held, what a killed run left unfinished there is removed; `removed` names it. The lock is the system's
-    (``flock``; ``msvcrt.locking`` on Windows), so a kill frees it, and a forked worker never keeps it.
+    Once held, what a killed run left unfinished there is removed; `removed` names it. The lock is
+    the system's (``flock``; ``msvcrt.locking`` on Windows), so a kill frees it, and a forked worker
+    never keeps it.
 
     Raises:
         T2IError: another process trains there; the message says which, where and since when.
@@ -52,7 +53,9 @@ class RunLock:
                     )
                 if _same_file(handle, path):
                     break
-                os.close(handle)  # its holder removed it while we waited for it: lock the one that is there now
+                os.close(
+                    handle
+                )  # its holder removed it while we waited for it: lock the one that is there now
             else:
                 raise T2IError(f"{self.run}: could not be locked", "try again")
             self._handle = handle
@@ -67,7 +70,10 @@ class RunLock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Let go, and take the lock's file away."""
         self._release(self.run / LOCK_NAME)
@@ -86,7 +92,7 @@ class RunLock:
             os.close(handle)
 
     def _forget(self) -> None:
-        """In a forked child: close our copy, so that the child does not keep the lock when the parent is killed."""
+        """In a forked child: close our copy, or it keeps the lock when the parent is killed."""
         handle, self._handle = self._handle, None
         if handle is not None:
             with contextlib.suppress(OSError):
@@ -98,7 +104,7 @@ def _try_lock(handle: int) -> bool:
         import msvcrt
 
         try:
-            os.lseek(handle, 2**20, os.SEEK_SET)  # a byte beyond the text, which others may then still read
+            os.lseek(handle, 2**20, os.SEEK_SET)  # beyond the text, which others may still read
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
         except OSError:
             return False
@@ -120,7 +126,9 @@ def _same_file(handle: int, path: Path) -> bool:
 
 
 def _write_holder(handle: int) -> None:
-    text = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+    text = json.dumps(
+        {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    )
     os.lseek(handle, 0, os.SEEK_SET)
     os.ftruncate(handle, 0)
     os.write(handle, text.encode() + b"\n")
@@ -130,6 +138,7 @@ def _holder(handle: int) -> str:
     try:
         os.lseek(handle, 0, os.SEEK_SET)
         told: Any = json.loads(os.read(handle, 4096))
-        return f"process {int(told['pid'])} on {visible(told['host'], 100)} since {visible(told['since'], 40)}"
+        where, since = visible(told["host"], 100), visible(told["since"], 40)
+        return f"process {int(told['pid'])} on {where} since {since}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -1,15 +1,19 @@
 """The safetensors container, written canonically and read strictly, by hand and without torch.
 
-Two things are needed that the safetensors library does not give: a header read within bounds (a 47 MB one costs it 17 s
-and 1.8 GB), and a check that notices any changed bit. So a file carries two digests in its own metadata:
+Two things are needed that the safetensors library does not give: a header read within bounds (a 47
+MB one costs it 17 s and 1.8 GB), and a check that notices any changed bit. So a file carries two
+digests in its own metadata:
 
-- ``modelspec.hash_sha256``: SHA-256 of the tensor bytes, as ModelSpec defines it, with ``0x`` in front;
-- ``t2i.header_sha256``: SHA-256 of everything before the tensor bytes (length, header, padding) with the 64 digits of
-  this very digest written as zeros.
+- ``modelspec.hash_sha256``: SHA-256 of the tensor bytes, as ModelSpec defines it, with ``0x`` in
+  front;
+- ``t2i.header_sha256``: SHA-256 of everything before the tensor bytes (length, header, padding)
+  with the 64 digits of this very digest written as zeros.
 
-Whatever reads safetensors reads these files. Digests tell accidents, not forgers: anyone can compute them anew.
+Whatever reads safetensors reads these files. Digests tell accidents, not forgers: anyone can
+compute them anew.
 
-File: 8 bytes little-endian header length · JSON header padded with spaces to 8 bytes · tensor bytes without gaps.
+File: 8 bytes little-endian header length · JSON header padded with spaces to 8 bytes · tensor bytes
+    without gaps.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ MAX_DIMS = 16
 MAX_NAME = 512  # characters
 DATA_HASH = "modelspec.hash_sha256"
 HEADER_HASH = "t2i.header_sha256"
-DTYPES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1,
+DTYPES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2,
+"U16": 2, "I8": 1,
           "U8": 1, "BOOL": 1}  # fmt: skip  # name -> bytes an element
 _BLANK = "0" * 64
 _CHUNK = 1 << 20  # bytes read at a time
@@ -75,7 +80,9 @@ class Header:
 
 
 def header_bytes(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str], data_sha256: str
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    data_sha256: str,
 ) -> tuple[bytes, list[str]]:
     """The start of a file, up to the tensor bytes, and the order in which these must follow.
 
@@ -91,7 +98,11 @@ def header_bytes(
     for name in order:
         dtype, shape = tensors[name]
         size = DTYPES[dtype] * math.prod(shape)
-        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + size]}
+        table[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [position, position + size],
+        }
         position += size
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
@@ -101,7 +112,7 @@ def header_bytes(
 
 
 def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
-    """The order of tensors in a file: wide elements first, so that each is aligned, then by name."""
+    """The order of tensors in a file: wide elements first, so that all are aligned, then names."""
     return sorted(tensors, key=lambda name: (-DTYPES[tensors[name][0]], name))
 
 
@@ -122,7 +133,8 @@ def read_header(file: IO[bytes], name: Path | str, *, strict: bool = True) -> He
         strict: the file must carry our digests, and the header's must hold.
 
     Raises:
-        WeightsError: not safetensors, cut, changed, or beyond a bound; one line that names the file.
+        WeightsError: not safetensors, cut, changed, or beyond a bound; one line that names the
+            file.
     """
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
@@ -130,10 +142,18 @@ def read_header(file: IO[bytes], name: Path | str, *, strict: bool = True) -> He
         _refuse(name, f"cut short: it has {size} bytes", "take a whole copy of the file")
     (length,) = struct.unpack("<Q", start)
     if not 2 <= length <= MAX_HEADER:
-        _refuse(name, f"not a t2i weights file: its header would have {length:,} bytes (expected 2 to {MAX_HEADER:,})")
+        _refuse(
+            name,
+            f"not a t2i weights file: its header would have {length:,} bytes, at most "
+            f"{MAX_HEADER:,} are read",
+        )
     raw = file.read(length)
     if len(raw) < length:
-        _refuse(name, f"cut short: {len(raw):,} of {length:,} bytes of its header", "take a whole copy of the file")
+        _refuse(
+            name,
+            f"cut short: {len(raw):,} of {length:,} bytes of its header",
+            "take a whole copy of the file",
+        )
     table = _parse(raw, name)
     metadata = _metadata(table.pop("__metadata__", {}), name)
     if strict:
@@ -141,7 +161,11 @@ def read_header(file: IO[bytes], name: Path | str, *, strict: bool = True) -> He
     tensors, data_size = _tensors(table, name)
     if 8 + length + data_size != size:
         what = "cut short" if size < 8 + length + data_size else "too long"
-        _refuse(name, f"{what}: {size:,} bytes, its header says {8 + length + data_size:,}", "take a whole copy of the file")
+        _refuse(
+            name,
+            f"{what}: {size:,} bytes, its header says {8 + length + data_size:,}",
+            "take a whole copy of the file",
+        )
     return Header(metadata, tensors, 8 + length, data_size)
 
 
@@ -170,7 +194,11 @@ def read_data(file: IO[bytes], header: Header, name: Path | str, *, keep: bool =
     if position != header.data_size or file.read(1):
         _refuse(name, "it changed while it was read", "try again")
     if not hmac.compare_digest(("0x" + digest.hexdigest()).encode(), expected.encode()):
-        _refuse(name, "damaged: its tensor bytes are not the ones that were saved (SHA-256 differs)", "take a whole copy")
+        _refuse(
+            name,
+            "damaged: its tensor bytes are not the ones that were saved (SHA-256 differs)",
+            "take a whole copy",
+        )
     return data
 
 
@@ -188,7 +216,7 @@ def _refuse(name: Path | str, why: str, hint: str = "") -> NoReturn:
 
 
 def _pin(digest: str) -> bytes:
-    """How a digest stands in the header's JSON: this cannot occur inside a JSON string, whose quotes are escaped."""
+    """How the digest stands in the header; no JSON string holds this, as its quotes are escaped."""
     return f'"{HEADER_HASH}":"{digest}"'.encode()
 
 
@@ -196,13 +224,21 @@ def _check_header_digest(raw: bytes, metadata: dict[str, str], name: Path | str)
     told = metadata.get(HEADER_HASH)
     if told is None or DATA_HASH not in metadata:
         if not any(key.startswith("t2i.") for key in metadata):
-            _refuse(name, "not a t2i weights file: its metadata holds no t2i keys", "give a file that t2i train wrote")
+            _refuse(
+                name,
+                "not a t2i weights file: its metadata holds no t2i keys",
+                "give a file that t2i train wrote",
+            )
         _refuse(name, "damaged: its header has lost a digest", "take a whole copy of the file")
     if not re.fullmatch("[0-9a-f]{64}", told) or raw.count(_pin(told)) != 1:
         _refuse(name, "damaged: its header's digest is not one", "take a whole copy of the file")
     digest = hashlib.sha256(raw.replace(_pin(told), _pin(_BLANK), 1)).hexdigest()
     if not hmac.compare_digest(digest, told):
-        _refuse(name, "damaged: its header is not the one that was saved (SHA-256 differs)", "take a whole copy")
+        _refuse(
+            name,
+            "damaged: its header is not the one that was saved (SHA-256 differs)",
+            "take a whole copy",
+        )
 
 
 def _parse(raw: bytes, name: Path | str) -> dict[str, object]:
@@ -216,13 +252,24 @@ def _parse(raw: bytes, name: Path | str) -> dict[str, object]:
         raise ValueError(f"a number that is not whole: {text[:20]}")
 
     if raw[:1] != b"{":
-        _refuse(name, "not a safetensors file: its header does not begin with {", "give a file that t2i train wrote")
+        _refuse(
+            name,
+            "not a safetensors file: its header does not begin with {",
+            "give a file that t2i train wrote",
+        )
     try:
         table: Any = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=unique, parse_float=refuse_number, parse_constant=refuse_number
+            raw.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_float=refuse_number,
+            parse_constant=refuse_number,
         )
     except (ValueError, RecursionError) as error:
-        _refuse(name, f"damaged: its header is not valid JSON ({str(error)[:100]})", "take a whole copy of the file")
+        _refuse(
+            name,
+            f"damaged: its header is not valid JSON ({str(error)[:100]})",
+            "take a whole copy of the file",
+        )
     if not isinstance(table, dict):
         _refuse(name, "damaged: its header is not a JSON object")
     return cast("dict[str, object]", table)
@@ -238,7 +285,7 @@ def _metadata(told: object, name: Path | str) -> dict[str, str]:
 
 
 def _tensors(table: dict[str, object], name: Path | str) -> tuple[dict[str, TensorInfo], int]:
-    """The header's table, with every bound checked: types, sizes, and that the data is used whole, without overlap."""
+    """The header's table, every bound checked; the data is used whole and without overlap."""
     if len(table) > MAX_TENSORS:
         _refuse(name, f"it names {len(table):,} tensors; at most {MAX_TENSORS:,} are read")
     tensors: dict[str, TensorInfo] = {}
@@ -250,13 +297,19 @@ def _tensors(table: dict[str, object], name: Path | str) -> tuple[dict[str, Tens
     position = 0
     for key, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if info.start != position:
-            _refuse(name, f"damaged: the bytes of tensor {key[:100]!r} overlap others or leave a gap")
+            _refuse(
+                name, f"damaged: the bytes of tensor {key[:100]!r} overlap others or leave a gap"
+            )
         position = info.end
     return tensors, position
 
 
 def _tensor(entry: object) -> TensorInfo | None:
-    if not isinstance(entry, dict) or set(cast("dict[str, object]", entry)) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or set(cast("dict[str, object]", entry)) != {
+        "dtype",
+        "shape",
+        "data_offsets",
+    }:
         return None
     fields = cast("dict[str, Any]", entry)
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]

@@ -1,9 +1,10 @@
 """A run's state on disk: everything that going on needs, in safetensors and JSON, never pickled.
 
-``state/NNNNNNNN/`` holds a safetensors file for each group of tensors, ``meta.json``, and last ``manifest.json`` with
-the size and SHA-256 of each. A save is written beside its name, synced, renamed, its folder synced, read back; only then
-the one before goes. So a kill at any step leaves the one before or the new one, and what is unfinished is hidden and
-removed at the next start (`RunLock`).
+``state/NNNNNNNN/`` holds a safetensors file for each group of tensors, ``meta.json``, and last
+``manifest.json`` with the size and SHA-256 of each. A save is written beside its name, synced,
+renamed, its folder synced, read back; only then the one before goes. So a kill at any step leaves
+the one before or the new one, and what is unfinished is hidden and removed at the next start
+(`RunLock`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from t2i_cli.checkpoint.files import TEMPORARY, remove, reported, sync_folder, temporary_beside, write_atomic
+from t2i_cli.checkpoint.files import (
+    TEMPORARY,
+    remove,
+    reported,
+    sync_folder,
+    temporary_beside,
+    write_atomic,
+)
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.errors import OutputError, WeightsError
 
@@ -45,7 +53,9 @@ class RunState:
     path: Path  # the folder it was read from
 
 
-def save_state(run: Path | str, step: int, files: Mapping[str, Mapping[str, Tensor]], meta: dict[str, Any]) -> Path:
+def save_state(
+    run: Path | str, step: int, files: Mapping[str, Mapping[str, Tensor]], meta: dict[str, Any]
+) -> Path:
     """Save a run's state; the one before stays until the new one has been read back.
 
     Args:
@@ -74,7 +84,11 @@ def save_state(run: Path | str, step: int, files: Mapping[str, Mapping[str, Tens
         try:
             work.mkdir()
             for group, tensors in files.items():
-                save_tensors(work / f"{group}.safetensors", tensors, {"t2i.group": group})
+                metadata = {
+                    "t2i.group": group,
+                    "t2i.channels_last": json.dumps(_channels_last(tensors)),
+                }
+                save_tensors(work / f"{group}.safetensors", tensors, metadata)
             write_atomic(work / META, json.dumps(meta, sort_keys=True).encode())
             names = [*(f"{group}.safetensors" for group in files), META]
             write_atomic(work / MANIFEST, _manifest(work, step, names))
@@ -89,7 +103,9 @@ def save_state(run: Path | str, step: int, files: Mapping[str, Mapping[str, Tens
             _read_manifest(final)
         except WeightsError as error:
             _discard(final)
-            raise OutputError(f"{final}: what was written could not be read back: {error}", "check the disk") from error
+            raise OutputError(
+                f"{final}: what was written could not be read back: {error}", "check the disk"
+            ) from error
         for old in before:
             _discard(old)
     return final
@@ -109,11 +125,33 @@ def load_state(run: Path | str) -> RunState | None:
     files: dict[str, dict[str, Tensor]] = {}
     for name in manifest["files"]:
         if name != META:
-            files[name.removesuffix(".safetensors")] = load_tensors(folder / name)[0]
+            tensors, metadata = load_tensors(folder / name)
+            for key in json.loads(metadata.get("t2i.channels_last", "[]")):
+                tensors[key] = _to_channels_last(tensors[key])
+            files[name.removesuffix(".safetensors")] = tensors
     meta = _json(folder / META)
     if not isinstance(meta, dict):
         _refuse(folder / META, "damaged: it is not a JSON object")
     return RunState(manifest["step"], files, cast("dict[str, Any]", meta), folder)
+
+
+def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors in that memory format: sums depend on it in the last bit, so it is kept."""
+    import torch
+
+    return [
+        name
+        for name, value in tensors.items()
+        if value.dim() == 4
+        and not value.is_contiguous()
+        and value.is_contiguous(memory_format=torch.channels_last)
+    ]
+
+
+def _to_channels_last(value: Tensor) -> Tensor:
+    import torch
+
+    return value.contiguous(memory_format=torch.channels_last)
 
 
 def _states(home: Path) -> list[Path]:
@@ -158,7 +196,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         _refuse(path, "damaged: it is not a JSON object")
     content = cast("dict[str, Any]", told)
     content.pop("sha256", None)
-    if _sealed(content) != path.read_bytes() or content.get("format") != 1 or type(content.get("step")) is not int:
+    if (
+        _sealed(content) != path.read_bytes()
+        or content.get("format") != 1
+        or type(content.get("step")) is not int
+    ):
         _refuse(path, "damaged: it is not the manifest that was saved")
     for name, entry in content["files"].items():
         size, digest = _digest(folder / name)
@@ -191,4 +233,7 @@ def _json(path: Path) -> object:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    raise WeightsError(f"{path}: {why}", f"remove {path.parent} to go on from an earlier state, or start again with -f")
+    raise WeightsError(
+        f"{path}: {why}",
+        f"remove {path.parent} to go on from an earlier state, or start again with -f",
+    )

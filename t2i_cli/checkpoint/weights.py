@@ -1,12 +1,15 @@
 """Networks, config and tokenizer <-> one ``.safetensors`` file that is enough to share.
 
-What enters is held to the same bounds whoever made it: the config is validated, the networks are built without memory,
-and the file's tensors must have exactly their names, shapes and types and finite values. Nothing is unpickled.
+What enters is held to the same bounds whoever made it: the config is validated, the networks are
+built without memory, and the file's tensors must have exactly their names, shapes and types and
+finite values. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -84,10 +87,7 @@ class WeightsInfo:
         for name, info in self.tensors.items():
             network = name.partition(".")[0]
             if network in counts:
-                count = 1
-                for side in info.shape:
-                    count *= side
-                counts[network] += count
+                counts[network] += math.prod(info.shape)
         return counts
 
 
@@ -118,7 +118,8 @@ def save_model(
 
     Args:
         path: where to.
-        networks: name (text_encoder, image_encoder, generator, perhaps discriminator) -> its ``state_dict()``.
+        networks: name (text_encoder, image_encoder, generator, perhaps discriminator) -> its
+            ``state_dict()``.
         config: what they were built from.
         tokenizer: the tokenizer's file.
         title: the model's name.
@@ -168,7 +169,7 @@ def save_model(
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
-    """Read a model, check it whole, and build its networks on ``device`` (float32, evaluation mode).
+    """Read a model, check it whole, and build its networks on ``device``.
 
     Raises:
         WeightsError: the file is missing, cut, changed, hostile, or not what its config builds.
@@ -182,16 +183,26 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         info = _info(file, path)
         networks = _build(models.build, info, "meta")
         expected = networks.state_dict()
-        _check_tensors(info, {name: (value.dtype, tuple(value.shape)) for name, value in expected.items()})
+        _check_tensors(
+            info, {name: (value.dtype, tuple(value.shape)) for name, value in expected.items()}
+        )
         data = read_data(file, info.header, path)
     state = _as_tensors(info.header, data)
     tokenizer = state.pop(TOKENIZER).numpy().tobytes()
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise WeightsError(f"{path}: tensor {name} holds NaN or infinity", "the model was not trained well: take another")
-        state[name] = value.to(device=device, dtype=expected[name].dtype, copy=True)
+            raise WeightsError(
+                f"{path}: tensor {name} holds NaN or infinity",
+                "the model was not trained well: take another",
+            )
+        like = expected[name]  # its strides too: convolutions keep their weights channels-last
+        state[name] = torch.empty_strided(
+            like.shape, like.stride(), dtype=like.dtype, device=device
+        ).copy_(value)
     networks.load_state_dict(state, strict=True, assign=True)
-    if any(value.is_meta for value in (*networks.parameters(), *networks.buffers())):  # buffers that are not saved
+    if any(
+        value.is_meta for value in (*networks.parameters(), *networks.buffers())
+    ):  # buffers that are not saved
         networks = _build(models.build, info, "cpu")
         networks.load_state_dict(state, strict=True)
     networks = networks.to(device).eval().requires_grad_(False)
@@ -256,10 +267,16 @@ def resolve_model(name: str | Path | None = None) -> Path:
     name = name if name is not None else os.environ.get("T2I_MODEL") or None
     if name is None:
         if not shipped:
-            raise WeightsError("no model is shipped with this installation", "give one with -m FILE, or train one: t2i train")
+            raise WeightsError(
+                "no model is shipped with this installation",
+                "give one with -m FILE, or train one: t2i train",
+            )
         return shipped.get(DEFAULT_MODEL) or next(iter(shipped.values()))
     if str(name).startswith("hf:"):
-        raise UsageError(f"{name}: models are not fetched from the network", "download the file and give its path")
+        raise UsageError(
+            f"{name}: models are not fetched from the network",
+            "download the file and give its path",
+        )
     path = Path(name)
     try:
         if path.is_dir():
@@ -274,14 +291,21 @@ def resolve_model(name: str | Path | None = None) -> Path:
         return shipped[str(name)]
     if path.is_dir():
         raise WeightsError(
-            f"{name}: this folder holds no model.safetensors", "wait for the run's first save, or name another folder"
+            f"{name}: this folder holds no model.safetensors",
+            "wait for the run's first save, or name another folder",
         )
     names = ", ".join(shipped) or "none"
-    raise WeightsError(f"{name}: no such model", f"give a weights file, a run folder or a shipped name ({names})")
+    raise WeightsError(
+        f"{name}: no such model", f"give a weights file, a run folder or a shipped name ({names})"
+    )
 
 
 def save_tensors(
-    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype | None = None
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    dtype: torch.dtype | None = None,
 ) -> str:
     """Write named tensors and text to a safetensors file with both digests, whole or not at all.
 
@@ -321,7 +345,7 @@ def save_tensors(
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Named tensors (on the CPU, as they were saved) and text out of a file that `save_tensors` wrote.
+    """Named tensors (on the CPU, as saved) and text out of a file that `save_tensors` wrote.
 
     Raises:
         WeightsError: the file is missing, cut or changed.
@@ -333,23 +357,22 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _as_tensors(header, data), header.metadata
 
 
-def _opened(path: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, open; whatever goes wrong in reading it becomes a WeightsError that names it."""
+    hint = "give a weights file, a run folder or a shipped name"
     try:
         if not path.is_file():
-            if path.exists():
-                raise WeightsError(f"{path}: not a file", "give a weights file, a run folder or a shipped name")
-            raise WeightsError(f"{path}: no such file", "give a weights file, a run folder or a shipped name")
-        return path.open("rb")
+            raise WeightsError(f"{path}: {'not a file' if path.exists() else 'no such file'}", hint)
+        with path.open("rb") as file:
+            yield file
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{path}: cannot be read: {reason}") from error
 
 
 def _info(file: IO[bytes], path: Path) -> WeightsInfo:
-    try:
-        header = read_header(file, path)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    header = read_header(file, path)
     metadata = header.metadata
     if metadata.get("t2i.format") != FORMAT:
         raise WeightsError(
@@ -364,10 +387,19 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
         raise WeightsError(f"{path}: its config is not valid ({str(error)[:100]})") from error
     networks = tuple(metadata.get("t2i.networks", "").split(","))
     if networks not in (_NETWORKS, _NETWORKS[:3]):
-        raise WeightsError(f"{path}: it holds the networks {networks!r:.200}, expected {', '.join(_NETWORKS[:3])}")
+        raise WeightsError(
+            f"{path}: it holds the networks {networks!r:.200}, expected {', '.join(_NETWORKS[:3])}"
+        )
     tokenizer = header.tensors.get(TOKENIZER)
-    if tokenizer is None or tokenizer.dtype != "U8" or len(tokenizer.shape) != 1 or tokenizer.shape[0] > MAX_TOKENIZER:
-        raise WeightsError(f"{path}: it holds no tokenizer (a uint8 tensor of at most {MAX_TOKENIZER:,} bytes)")
+    if (
+        tokenizer is None
+        or tokenizer.dtype != "U8"
+        or len(tokenizer.shape) != 1
+        or tokenizer.shape[0] > MAX_TOKENIZER
+    ):
+        raise WeightsError(
+            f"{path}: it holds no tokenizer (a uint8 tensor of at most {MAX_TOKENIZER:,} bytes)"
+        )
     return WeightsInfo(
         path=path,
         config=config,
@@ -382,29 +414,42 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
 
 def _build(build: Any, info: WeightsInfo, device: str) -> Networks:
     try:
-        return build(info.config, device=device, **({"discriminator": True} if "discriminator" in info.networks else {}))
+        return build(
+            info.config,
+            device=device,
+            **({"discriminator": True} if "discriminator" in info.networks else {}),
+        )
     except InputError as error:
         raise WeightsError(f"{info.path}: {error}") from error
     except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        raise WeightsError(f"{info.path}: its config builds no networks ({str(error)[:200]})") from error
+        raise WeightsError(
+            f"{info.path}: its config builds no networks ({str(error)[:200]})"
+        ) from error
 
 
-def _check_tensors(info: WeightsInfo, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
-    """Raise WeightsError unless the file holds exactly these tensors: floats in the type the file declares."""
+def _check_tensors(
+    info: WeightsInfo, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> None:
+    """Raise WeightsError unless the file holds exactly these tensors, floats in its own type."""
     names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER}
     stored = info.metadata.get("t2i.dtype", "")
     if stored not in ("F32", "BF16", "F16"):
-        raise WeightsError(f"{info.path}: float tensors of type {stored[:20]!r}, expected BF16, F16 or F32")
+        raise WeightsError(
+            f"{info.path}: float tensors of type {stored[:20]!r}, expected BF16, F16 or F32"
+        )
     if given != set(expected):
         odd = sorted(given ^ set(expected))
         what = "it lacks" if odd[0] in expected else "it has"
-        raise WeightsError(f"{info.path}: {len(odd)} tensors are not those of its config: {what} {odd[0][:200]!r}")
+        raise WeightsError(
+            f"{info.path}: {len(odd)} tensors are not those of its config: {what} {odd[0][:200]!r}"
+        )
     for name, (dtype, shape) in expected.items():
         wanted = stored if dtype.is_floating_point else names[dtype]
         found = info.tensors[name]
         if (found.dtype, found.shape) != (wanted, shape):
             raise WeightsError(
-                f"{info.path}: tensor {name} is {found.dtype} {list(found.shape)}, its config needs {wanted} {list(shape)}"
+                f"{info.path}: tensor {name} is {found.dtype} {list(found.shape)}, "
+                f"its config needs {wanted} {list(shape)}"
             )
 
 
@@ -418,10 +463,10 @@ def _as_tensors(header: Header, data: bytearray) -> dict[str, Tensor]:
         if info.end == info.start:
             out[name] = torch.empty(info.shape, dtype=kinds[info.dtype])
             continue
-        count = 1
-        for side in info.shape:
-            count *= side
-        out[name] = torch.frombuffer(data, dtype=kinds[info.dtype], count=count, offset=info.start).reshape(info.shape)
+        flat = torch.frombuffer(
+            data, dtype=kinds[info.dtype], count=math.prod(info.shape), offset=info.start
+        )
+        out[name] = flat.reshape(info.shape)
     return out
 
 
@@ -433,7 +478,9 @@ def _raw(value: Tensor, dtype: torch.dtype | None, refusal: str) -> memoryview:
     if value.is_floating_point():
         value = value.to(dtype or value.dtype)
         if not bool(torch.isfinite(value).all()):
-            raise TrainingError(f"{refusal} holds NaN or infinity", "lower --lr, or go on from an earlier state")
+            raise TrainingError(
+                f"{refusal} holds NaN or infinity", "lower --lr, or go on from an earlier state"
+            )
     return memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
@@ -441,14 +488,14 @@ def _DTYPE_NAMES() -> dict[torch.dtype, str]:  # noqa: N802 - a table that needs
     import torch
 
     return {
-        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-        torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-        torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64",
+        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8:
+        "U8", torch.bool: "BOOL", torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64",
     }  # fmt: skip
 
 
 def _date() -> str:
-    """Now, UTC, ISO 8601; ``SOURCE_DATE_EPOCH`` where it is set, so that the same training gives the same file."""
+    """Now, UTC, ISO 8601; or ``SOURCE_DATE_EPOCH``, so that a build can be repeated."""
     try:
         seconds = int(os.environ["SOURCE_DATE_EPOCH"])
     except (KeyError, ValueError):
