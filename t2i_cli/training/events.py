@@ -67,3 +67,6 @@ class Finished:
     seconds: float  # of training, over all resumes
     advice: tuple[Advice, ...] = ()
     figures: dict[str, float] = field(default_factory=dict[str, float])  # e.g. retrieval on held-out pictures
+
+
+Event = Message | StageStarted | Report | Saved | Sampled | Advice | Finished

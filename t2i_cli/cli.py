@@ -1,0 +1,498 @@
+"""Options in, one call, lines out: the command line, and one ``try`` around everything below it.
+
+No module that is slow to import (torch above all) is imported at the top: every command imports what it needs inside
+its function, so that ``--help``, ``--version``, ``check`` and ``info`` answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import tomllib
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, cast
+
+import typer
+
+import t2i_cli
+from t2i_cli import console
+from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
+from t2i_cli.signals import StopRequest
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="t2i",
+    help="Text to image on your own machine: train on a folder of captioned pictures, sample in one step.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 the input is not valid, 4 partly done, 5 --fail-if tripped, "
+    "130 and 143 stopped by a signal. T2I_DEBUG=1 shows a traceback.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"t2i {t2i_cli.__version__}")
+        raise typer.Exit
+
+
+def _set_quiet(wanted: bool) -> None:
+    if wanted:
+        console.set_level(quiet=True)
+
+
+def _set_verbose(wanted: bool) -> None:
+    if wanted:
+        console.set_level(verbose=True)
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details too.")] = False,
+) -> None:
+    """What every command has: the options do their work in their callbacks."""
+
+
+# --- options that several commands share
+
+DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of captioned pictures, or tar shards.")]
+CaptionsFrom = Annotated[
+    str | None,
+    typer.Option(metavar="folder|metadata|sidecar|shards", help="Where captions are; found out by itself if not given."),
+]
+CaptionKey = Annotated[str | None, typer.Option(metavar="K", help="The metadata field that holds the caption.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option("-m", "--model", metavar="MODEL", envvar="T2I_MODEL", help="A weights file, a run folder, or a shipped name."),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", envvar="T2I_DEVICE", help="Where to compute.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+
+
+@app.command()
+def check(
+    data: DataPath,
+    json_rows: Json = False,
+    captions_from: CaptionsFrom = None,
+    caption_key: CaptionKey = None,
+) -> None:
+    """Say which layout a data set has, what is wrong with it, and how to mend it."""
+    from t2i_cli.check import check as check_data
+
+    report = check_data(data, captions_from=captions_from, caption_key=caption_key)
+    console.result_json(report)
+
+
+@app.command()
+def tokenize(
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT... | -", help="Prompts; - reads lines from stdin.")] = None,
+    model: ModelName = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Token numbers only.")] = False,
+    pieces: Annotated[bool, typer.Option("--pieces", help="Pieces only; ▁ stands for a space.")] = False,
+    json_rows: Json = False,
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="DATA|FILE|-", help="Make a tokenizer from captions or lines of text.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the new tokenizer goes  [default: tokenizer.model]")] = None,
+    vocab_size: Annotated[int, typer.Option(metavar="N", help="Pieces at most.")] = 4096,
+    captions_from: CaptionsFrom = None,
+    caption_key: CaptionKey = None,
+    force: Force = False,
+) -> None:
+    """Show what the model reads in a prompt, or make a tokenizer (--train)."""
+    from t2i_cli import tokenize as verb
+
+    if sum((ids, pieces, json_rows)) > 1:
+        raise UsageError("--ids, --pieces and --json exclude each other", "give one of them")
+    if train is None:
+        if out is not None:
+            raise UsageError("-o is for --train", "t2i tokenize --train DATA -o tokenizer.model")
+        for row in verb.tokenize(verb.texts(text or [], sys.stdin), model):
+            if json_rows:
+                printed = console.result_json(row)
+            elif ids:
+                printed = console.result(" ".join(map(str, row["ids"])))
+            elif pieces:
+                printed = console.result(" ".join(row["pieces"]))
+            else:
+                unknown = f"   ({row['unknown_tokens']} unknown)" if row["unknown_tokens"] else ""
+                pairs = " ".join(f"{piece}:{token}" for piece, token in zip(row["pieces"], row["ids"], strict=True))
+                printed = console.result(pairs + unknown)
+            if not printed:
+                return
+        return
+    if text:
+        raise UsageError("--train takes one DATA folder or text file", f"t2i tokenize --train {train}")
+    row = verb.train(
+        train, out or Path("tokenizer.model"), sys.stdin,
+        vocab_size=vocab_size, force=force, captions_from=captions_from, caption_key=caption_key,
+    )  # fmt: skip
+    console.note(f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts")
+    if json_rows:
+        console.result_json(row)
+    else:
+        console.result(row["path"])
+
+
+@app.command()
+def train(
+    data: DataPath,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder  [default: runs/NAME-OF-DATA]")] = None,
+    size: Annotated[str | None, typer.Option(metavar="tiny|small|base|large", help="How big the networks are.")] = None,
+    resolution: Annotated[int | None, typer.Option(metavar="32|64|128|256", help="Side of a picture, px.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="SPAN", envvar="T2I_TIME", help="How long to train: 90s, 30m, 1h30m.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="How many steps to train, instead of --time.")] = None,
+    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures a step.")] = "auto",
+    lr: Annotated[float | None, typer.Option(metavar="F", help="Factor on every stage's learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Where all randomness comes from.")] = None,
+    init: Annotated[str | None, typer.Option(metavar="MODEL", help="Start from a model's weights.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="Use this tokenizer instead of making one.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(metavar="builtin|lstm|PATH|hf:ID", help="The text encoder, or a language model to teach it.")
+    ] = None,
+    val: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the pictures that is held out.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", envvar="T2I_CONFIG", help="Settings, as a run's config.toml has them.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; may be repeated.")] = None,
+    save_every: Annotated[str | None, typer.Option(metavar="SPAN", help="Between two saves.")] = None,
+    sample_every: Annotated[str | None, typer.Option(metavar="SPAN", help="Between two grids of pictures.")] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts of the grids, one a line.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(metavar="auto|bf16|fp32", envvar="T2I_PRECISION", help="Number format of the trunk.")] = None,
+    workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes that decode pictures.")] = "auto",
+    captions_from: CaptionsFrom = None,
+    caption_key: CaptionKey = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on if there is something, else start.")] = False,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    json_rows: Json = False,
+) -> None:
+    """Train a model on a folder of captioned pictures.
+
+    \b
+    t2i train data/                        half an hour, into runs/data
+    t2i train data/ --time 8h --size small -o runs/night
+    t2i train data/ -o runs/night --resume
+    """
+    from t2i_cli.config import TrainConfig
+
+    if time is not None and steps is not None:
+        raise UsageError("--time and --steps exclude each other", "give one of them")
+    run_folder = out if out is not None else Path("runs") / _run_name(data)
+    flags: dict[str, Any] = {
+        "size": size,
+        "resolution": resolution,
+        "text_encoder": text_encoder,
+        "time": None if time is None else parse_span(time, "--time"),
+        "steps": steps,
+        "batch_size": _auto_int(batch_size, "--batch-size"),
+        "lr": lr,
+        "seed": seed,
+        "val": val,
+        "save_every": None if save_every is None else parse_span(save_every, "--save-every"),
+        "sample_every": None if sample_every is None else parse_span(sample_every, "--sample-every"),
+        "precision": precision,
+    }
+    given: dict[str, Any] = {}
+    for layer in (
+        _read_toml(run_folder / "config.toml") if resume and (run_folder / "config.toml").is_file() else {},
+        _read_toml(config) if config is not None else {},
+        {name: value for name, value in flags.items() if value is not None},
+        dict(_parse_setting(setting) for setting in set_ or []),
+    ):
+        if layer.get("steps"):  # the later budget takes the place of the earlier one
+            given["time"] = 0.0
+        elif layer.get("time"):
+            given["steps"] = 0
+        given.update(layer)
+    settings_config = TrainConfig.from_dict(given)
+
+    from t2i_cli.checkpoint import resolve_model
+    from t2i_cli.train import TrainSettings
+    from t2i_cli.train import plan as plan_run
+    from t2i_cli.train import train as train_run
+
+    wish = StopRequest()
+    settings = TrainSettings(
+        data=data,
+        out=run_folder,
+        config=settings_config,
+        device=device,
+        init=None if init is None else resolve_model(init),
+        tokenizer=tokenizer,
+        prompts=None if prompts is None else _read_lines(prompts),
+        resume=resume,
+        force=force,
+        captions_from=captions_from,
+        caption_key=caption_key,
+        tensorboard=tensorboard,
+        workers=_auto_int(workers, "--workers") or 0,
+        stop=wish,
+    )
+    if dry_run:
+        _show_plan(plan_run(settings), json_rows)
+        return
+    with _signals_to(wish), console.TrainingDisplay(json_rows=json_rows) as display:
+        for event in train_run(settings):
+            display.show(event)
+
+
+# --- pieces of the commands
+
+
+def parse_span(text: str, name: str) -> float:
+    """A span of time as people write it -> seconds.
+
+    >>> parse_span("90s", "--time"), parse_span("1h30m", "--time"), parse_span("2", "--time")
+    (90.0, 5400.0, 2.0)
+
+    Raises:
+        UsageError: it is no span of time.
+    """
+    match = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?", text.strip().lower().replace(" ", ""))
+    try:
+        if match is None or not any(match.groups()):
+            raise ValueError
+        spans = [float(group or 0) for group in match.groups()]
+    except ValueError:
+        raise UsageError(f"{name} {text}: not a span of time", "write 90s, 30m, 2h or 1h30m") from None
+    return sum(span * unit for span, unit in zip(spans, (86_400.0, 3600.0, 60.0, 1.0), strict=True))
+
+
+def _auto_int(text: str, name: str) -> int | None:
+    """A whole number, or None for ``auto``."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{name} {text}: expected a whole number or auto") from None
+
+
+def _run_name(data: Path) -> str:
+    """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` and ``icons-{000..003}.tar`` -> icons-000..."""
+    name = re.sub(r"[^\w.-]+", "-", data.resolve().name.removesuffix(".tar")).strip("-.")
+    return name or "run"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    """``name=value`` of --set; the value is read as TOML, else as a plain string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"--set {text}: expected NAME=VALUE", "for example --set flow=0.6")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UsageError(f"{path}: holds no prompt", "write one prompt a line")
+    return lines
+
+
+def _show_plan(plan: dict[str, Any], json_rows: bool) -> None:
+    if json_rows:
+        console.result_json(plan)
+        return
+    for name, value in plan.items():
+        text = ", ".join(f"{key} {console.figure(item)}" for key, item in cast("dict[str, object]", value).items()) if isinstance(value, dict) else console.figure(value)
+        console.result(f"{name.replace('_', ' ')}: {text}")
+
+
+@contextmanager
+def _signals_to(wish: StopRequest) -> Generator[None]:
+    """SIGINT, SIGTERM and SIGUSR1 become wishes while a run trains (also where the shell has SIGINT ignored)."""
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        first = not wish
+        wish.receive(signum, frame)
+        if first and wish:
+            console.note("finishing the step and saving; a second signal leaves at once")
+
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- running: the one try around everything
+
+_CLICK_USAGE: Any = typer.BadParameter.__mro__[1]  # typer's UsageError and ClickException, wherever this typer keeps them
+_CLICK_ERROR: Any = _CLICK_USAGE.__mro__[1]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and say its exit code; every error is told in one line, and stdout is flushed.
+
+    Args:
+        arguments: what comes after ``t2i``.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            cast("Any", stream).reconfigure(errors="backslashreplace")
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _told(error)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            console.silence_stdout()
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    code = _command().main(args=list(arguments), prog_name="t2i", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: BaseException) -> int:
+    """The exit code of an error, after it was told on stderr in one line (or with its traceback, T2I_DEBUG=1)."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        error = Stopped(signal.SIGINT)
+    if isinstance(error, BrokenPipeError):
+        console.silence_stdout()
+        return 0
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(str(cast("Any", error).format_message()) + "\n")
+        return 2
+    if os.environ.get("T2I_DEBUG", "0") not in ("", "0"):
+        import traceback
+
+        traceback.print_exception(error)
+    known = _translate(error)
+    console.fail(known)
+    return known.exit_code
+
+
+def _translate(error: BaseException) -> T2IError:
+    """Any error as one that can be told in a line."""
+    if isinstance(error, T2IError):
+        return error
+    if isinstance(error, _CLICK_ERROR):
+        return _usage_error(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return DeviceError("out of memory", "use a smaller --batch-size, --size or --resolution, or --device cpu")
+    if isinstance(error, OSError) and error.filename is not None:
+        return OutputError(f"{error.filename}: {error.strerror or error}")
+    if isinstance(error, OSError):
+        return OutputError(error.strerror or text)
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return T2IError(f"the package {error.name} is not installed", _EXTRAS.get(error.name.partition(".")[0], "reinstall t2i-cli"))
+    return T2IError(
+        f"internal error: {type(error).__name__}: {text.splitlines()[0] if text else ''}",
+        "set T2I_DEBUG=1 for a traceback, and please report it",
+    )
+
+
+_EXTRAS = {
+    "transformers": "pip install 't2i-cli[hf]'",
+    "pyarrow": "pip install 't2i-cli[parquet]'",
+    "tensorboard": "pip install 't2i-cli[tensorboard]'",
+}
+
+
+def _usage_error(error: Any) -> UsageError:
+    """One of typer's own errors in one line, with the nearest name where a name is not known."""
+    message = " ".join(str(error.format_message()).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "t2i"
+    hint = f"see {path} -h"
+    wrong = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and wrong is not None and context is not None:
+        message = f"no such option: {wrong}"
+        known = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
+        near = get_close_matches(wrong, known, n=1)
+        if near:
+            hint = f"did you mean {near[0]}? {hint}"
+    return UsageError(message[:1].lower() + message[1:], hint)
+
+
+def _command() -> Any:
+    """The tree of commands, with -q and -v understood after a command's name too."""
+    from typer.main import get_command
+
+    group: Any = get_command(app)
+    everywhere = [param for param in group.params if param.name in ("quiet", "verbose")]
+    for param in everywhere:
+        param.expose_value = False
+    for command in group.commands.values():
+        command.params.extend(everywhere)
+    for command in (group, *group.commands.values()):
+        for param in command.params:
+            _lighten(param)
+    return group
+
+
+def _lighten(param: Any) -> None:
+    """Let plain types be read without pydantic, which typer would import for them at a cost of 70 ms a command."""
+    descriptor = getattr(param, "type_descriptor", None)
+    reader = _READERS.get(getattr(descriptor, "annotation", None))
+    if reader is not None and hasattr(param, "get_runtime_param"):
+        param.get_runtime_param = lambda: reader
+
+
+class _Reader:
+    """Reads an option's value; what typer calls a runtime parameter."""
+
+    def __init__(self, kind: Any, expected: str, many: bool = False) -> None:
+        self.kind, self.expected, self.many = kind, expected, many
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value as its type, or typer's BadParameter."""
+        if self.many:
+            return list(value or ())
+        if value is None or isinstance(value, self.kind):
+            return value
+        try:
+            return _TRUTH[value.strip().lower()] if self.kind is bool else self.kind(value)
+        except (ValueError, KeyError, OverflowError):
+            raise typer.BadParameter(f"expected {self.expected}, got '{visible(value, 80)}'", ctx=ctx, param=param) from None
+
+
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+_READERS: dict[Any, _Reader] = {
+    str: _Reader(str, "text"),
+    int: _Reader(int, "a whole number"),
+    float: _Reader(float, "a number"),
+    bool: _Reader(bool, "1 or 0"),
+    Path: _Reader(Path, "a path"),
+    list[str]: _Reader(str, "text", many=True),
+}
