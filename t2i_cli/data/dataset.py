@@ -1,0 +1,214 @@
+"""A path -> captioned pixels ready for training: decoded once, memory-mapped, in an order that a seed decides."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from t2i_cli.data.cache import Entry, cache_folder, open_entry, write_entry
+from t2i_cli.data.layouts import CaptionsFrom, Source, find, read_records
+from t2i_cli.data.reading import read_pictures
+from t2i_cli.data.report import DataReport, Problems, Record
+from t2i_cli.data.scan import Gathered, note_left_out
+from t2i_cli.errors import DataError
+from t2i_cli.images import flatten
+
+__all__ = ["CaptionedImages", "batch_indices", "load"]
+
+_PIXELS_FORMAT = 1  # raise it when the same file gives other pixels: caches are then built again
+_FLATTEN_AT_ONCE = 256  # pictures
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Pictures and their captions."""
+
+    pixels: np.ndarray  # memory-mapped uint8 (n, r, r, 3 or 4), straight alpha, C-contiguous
+    captions: list[list[str]]  # per picture alternatives, best first, at least one
+    names: list[str]
+    splits: list[str]  # per picture, empty where the data names none
+    meta: list[dict[str, Any]]  # per picture what else the data says
+    digest: str  # SHA-256 of the content: files, names, and how captions were read; not of the resolution
+    report: DataReport
+    hashes: list[str] = field(default_factory=list[str])  # SHA-256 of each picture's file
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.captions)
+
+    def split(self, val: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Which pictures train and which are held out.
+
+        Where the data names splits, those named ``train`` (or nothing) train and the others are held out, ``val_style``
+        first. Where it names none, a share is held out that depends on each file's content and the seed, so that adding
+        pictures moves few others and a duplicate is never on both sides.
+
+        Args:
+            val: share to hold out where the data names no split, 0 to 0.5; at least one picture where it is positive.
+            seed: decides which.
+
+        Returns:
+            Two sorted-within-split int64 arrays of indices, train and val; val may be empty.
+        """
+        named = sorted({split for split in self.splits if split not in ("", "train")}, key=lambda one: (one != "val_style", one))
+        splits = np.array(self.splits, dtype=object)
+        if named and len(set(self.splits)) > 1:
+            held = [np.flatnonzero(splits == split) for split in named]
+            return np.flatnonzero((splits == "train") | (splits == "")).astype(np.int64), np.concatenate(held).astype(np.int64)
+        count = min(max(1, round(val * len(self))), len(self) // 2) if val > 0 else 0
+        if count == 0:
+            return np.arange(len(self), dtype=np.int64), np.zeros(0, np.int64)
+        hashes = self.hashes or self.names
+        order = [hashlib.sha256(f"{seed}:{one}".encode("utf-8", "surrogatepass")).digest() for one in hashes]
+        last = sorted(order)[count - 1]
+        out = np.array([one <= last for one in order])
+        return np.flatnonzero(~out).astype(np.int64), np.flatnonzero(out).astype(np.int64)
+
+
+def load(
+    path: Path | str,
+    resolution: int,
+    *,
+    image_channels: int | None = None,
+    cache: Path | str | None = None,
+    captions_from: CaptionsFrom | None = None,
+    caption_key: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CaptionedImages:
+    """Captioned pictures at one resolution, from the cache where it has them, else decoded into it.
+
+    Args:
+        path: a folder, a tar shard or a metadata file.
+        resolution: px, the side of the squares.
+        image_channels: 4 keeps alpha, 3 flattens on white, None keeps it where most pictures have it.
+        cache: folder of the cache; None takes ``T2I_CACHE`` or the platform's.
+        captions_from: the layout, where it is not to be found by looking.
+        caption_key: the key of the captions in a metadata file or JSON sidecar.
+        progress: called with (done, total) pictures now and then, only while decoding.
+
+    Raises:
+        DataError: nothing there, or too much of it is bad to go on (over 1%, or no row matches an image).
+        OutputError: the cache cannot be written.
+    """
+    source = find(Path(path), captions_from)
+    digest = _digest(source, captions_from, caption_key)
+    key = hashlib.sha256(f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}".encode()).hexdigest()
+    folder = cache_folder(cache)
+    entry = open_entry(folder, key)
+    if entry is None:
+        problems = Problems()
+        records = read_records(source, problems, caption_key)
+        note_left_out(source, problems)
+        gathered = Gathered(source, problems, resolution)
+        early = DataReport(str(path), source.phrase, len(records), 0, 0, problems.listed())
+        if not early.usable:
+            raise _refused(early)
+
+        def fill(file: BinaryIO) -> tuple[tuple[int, ...], dict[str, Any]]:
+            channels = _fill(file, gathered, records, resolution, image_channels, progress)
+            report = gathered.report()
+            if not report.usable:
+                raise _refused(report)
+            return (report.pairs, resolution, resolution, channels), _index(gathered, report)
+
+        entry = write_entry(folder, key, fill)
+    return _from_entry(entry, digest, str(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, count]).permutation(count)
+
+
+def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The indices of a step's batch, int64 (batch_size,), from (seed, position) alone.
+
+    The sequence is one seeded permutation of ``range(count)`` after another; a batch is the ``step``-th stretch of it and
+    may straddle two or more epochs. Costs O(count) once an epoch.
+    """
+    assert count > 0, count
+    out = np.empty(batch_size, np.int64)
+    start, filled = step * batch_size, 0
+    while filled < batch_size:
+        epoch, inside = divmod(start + filled, count)
+        taken = min(batch_size - filled, count - inside)
+        out[filled : filled + taken] = _permutation(count, seed, epoch)[inside : inside + taken]
+        filled += taken
+    return out
+
+
+def _digest(source: Source, captions_from: str | None, caption_key: str | None) -> str:
+    """SHA-256 over the names and contents of every file of the layout and over how captions are read from them."""
+    whole = hashlib.sha256(f"{source.layout} {captions_from} {caption_key!r}\n".encode())
+    for name in (*source.images, *source.texts):
+        try:
+            with (source.root / name).open("rb", buffering=0) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            content = "unreadable"
+        whole.update(f"{content} {name}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def _fill(
+    file: BinaryIO,
+    gathered: Gathered,
+    records: Sequence[Record],
+    resolution: int,
+    image_channels: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Write the pixels of every record that can be read; how many channels they have."""
+    for read in read_pictures(records, resolution, progress):
+        if gathered.add(read) and read.picture is not None:
+            pixels = read.picture.pixels
+            file.write(np.ascontiguousarray(flatten(pixels) if image_channels == 3 else pixels).data)
+    channels = image_channels or (4 if 2 * gathered.with_alpha > len(gathered.records) else 3)
+    if image_channels is None and channels == 3:  # known only now: flatten in place, front to back
+        size = resolution * resolution
+        for start in range(0, len(gathered.records), _FLATTEN_AT_ONCE):
+            file.seek(start * size * 4)
+            block = np.frombuffer(file.read(_FLATTEN_AT_ONCE * size * 4), np.uint8).reshape(-1, 4)
+            file.seek(start * size * 3)
+            file.write(flatten(block).data)
+        file.truncate()
+    return channels
+
+
+def _index(gathered: Gathered, report: DataReport) -> dict[str, Any]:
+    return {
+        "names": [record.name for record in gathered.records],
+        "captions": [record.captions for record in gathered.records],
+        "splits": [record.split for record in gathered.records],
+        "meta": [record.meta for record in gathered.records],
+        "hashes": gathered.hashes,
+        "report": report.to_dict(),
+    }
+
+
+def _from_entry(entry: Entry, digest: str, path: str) -> CaptionedImages:
+    index = entry.index
+    report = replace(DataReport.from_dict(cast("dict[str, Any]", index["report"])), path=path)
+    return CaptionedImages(
+        entry.pixels, index["captions"], index["names"], index["splits"], index["meta"], digest, report, index["hashes"]
+    )
+
+
+def _refused(report: DataReport) -> DataError:
+    """Why training does not go on, in one line with what to do."""
+    worst = next((problem for problem in report.errors if problem.fatal), None) or next(iter(report.errors), None)
+    if worst is None:
+        return DataError(f"{report.path}: no picture with a caption was found", "see: t2i check DATA")
+    if worst.fatal:
+        return DataError(f"{report.path}: {worst.text}", worst.mend)
+    share = 100 * report.bad / max(1, report.pairs + report.bad)
+    return DataError(
+        f"{report.path}: {share:.0f}% is bad, and at most 1% may be: {worst.text}",
+        f"{worst.mend}; see: t2i check {report.path}",
+    )
