@@ -119,7 +119,7 @@ def tokenize(
     if train is None:
         if out is not None:
             raise UsageError("-o is for --train", "t2i tokenize --train DATA -o tokenizer.model")
-        for row in verb.tokenize(verb.texts(text or [], sys.stdin), model):
+        for row in verb.tokenize(verb.prompts_of(text or [], piped=not sys.stdin.isatty()), model):
             if json_rows:
                 printed = console.result_json(row)
             elif ids:
@@ -136,7 +136,7 @@ def tokenize(
     if text:
         raise UsageError("--train takes one DATA folder or text file", f"t2i tokenize --train {train}")
     row = verb.train(
-        train, out or Path("tokenizer.model"), sys.stdin,
+        train, out or Path("tokenizer.model"),
         vocab_size=vocab_size, force=force, captions_from=captions_from, caption_key=caption_key,
     )  # fmt: skip
     console.note(f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts")

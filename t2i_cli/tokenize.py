@@ -1,0 +1,120 @@
+"""The verb of ``t2i tokenize``: prompts -> what the model reads in them, and captions -> a new tokenizer file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from t2i_cli.checkpoint import read_tokenizer, resolve_model, write_atomic
+from t2i_cli.errors import OutputError, TokenizerError, UsageError
+from t2i_cli.prompts import MAX_LINE, LineReader, open_prompts, parse_line
+from t2i_cli.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["load_tokenizer", "prompts_of", "tokenize", "train"]
+
+
+def load_tokenizer(model: str | None = None) -> Tokenizer:
+    """The tokenizer of a model: a weights file, a run folder, a shipped name, or a bare ``tokenizer.model``.
+
+    Raises:
+        WeightsError, TokenizerError: there is none, or it is damaged.
+    """
+    path = Path(model) if model is not None else None
+    if path is not None and path.suffix == ".model":
+        return Tokenizer.load(path)
+    if path is not None and (path / "tokenizer.model").is_file():
+        return Tokenizer.load(path / "tokenizer.model")
+    return Tokenizer(read_tokenizer(resolve_model(model)))
+
+
+def prompts_of(arguments: Sequence[str], *, piped: bool) -> Iterator[str]:
+    """The prompts that were given: the arguments, or the lines of stdin for ``-`` or, without arguments, a pipe.
+
+    Args:
+        arguments: as typed.
+        piped: whether stdin is no terminal.
+
+    Raises:
+        UsageError: there is nothing to read.
+        PromptError: a line is no prompt.
+    """
+    if not arguments and not piped:
+        raise UsageError("no text", 't2i tokenize "a red cat", or - to read lines')
+    for argument in arguments or ["-"]:
+        if argument != "-":
+            yield argument
+            continue
+        for number, raw in enumerate(open_prompts("-"), 1):
+            request = parse_line(raw, number)
+            if request is not None:
+                yield request.prompt
+
+
+def tokenize(prompts: Iterable[str], model: str | None = None) -> Iterator[dict[str, Any]]:
+    """What a model reads in each prompt: rows with text, ids, pieces and unknown_tokens (bytes outside the vocabulary)."""
+    tokenizer = load_tokenizer(model)
+    for prompt in prompts:
+        yield {
+            "text": prompt,
+            "ids": tokenizer.encode(prompt),
+            "pieces": tokenizer.pieces(prompt),
+            "unknown_tokens": tokenizer.unknown(prompt),
+        }
+
+
+def train(
+    source: str,
+    out: Path,
+    *,
+    vocab_size: int = 4096,
+    force: bool = False,
+    captions_from: str | None = None,
+    caption_key: str | None = None,
+) -> dict[str, Any]:
+    """Make a tokenizer file from the captions of a data set, the lines of a text file, or stdin (``-``).
+
+    The file is written whole or not at all, and read back before this returns: sentencepiece says it succeeded
+    with an empty model when a disk is full.
+
+    Returns:
+        path, vocab_size (pieces, fewer than asked for where the texts hold no more) and texts (how many were read).
+
+    Raises:
+        UsageError: a vocabulary size that cannot be.
+        TokenizerError, DataError: nothing to learn from.
+        OutputError: ``out`` exists and not ``force``, or it could not be written.
+    """
+    if not 300 <= vocab_size <= 262_144:
+        raise UsageError(f"--vocab-size {vocab_size}: out of range", "use 300 to 262144; 256 pieces are bytes")
+    if out.is_file() and not force:
+        raise OutputError(f"{out}: exists", "overwrite it with -f, or choose another name with -o")
+    texts = _texts(source, captions_from, caption_key)
+    tokenizer = train_tokenizer(texts, vocab_size)
+    write_atomic(out, tokenizer.to_bytes(), overwrite=force)
+    if out.is_file():
+        Tokenizer.load(out)
+    return {"path": str(out), "vocab_size": tokenizer.vocab_size, "texts": len(texts)}
+
+
+def _texts(source: str, captions_from: str | None, caption_key: str | None) -> list[str]:
+    path = Path(source)
+    if source != "-" and (path.is_dir() or path.suffix == ".tar" or not path.exists()):
+        from t2i_cli import data
+
+        report = data.scan(path, captions_from=captions_from, caption_key=caption_key)
+        return [caption for record in report.records for caption in record.captions]
+    name = "standard input" if source == "-" else source
+    return list(_lines(open_prompts(source), name))
+
+
+def _lines(reader: LineReader, name: str) -> Iterator[str]:
+    for number, raw in enumerate(reader, 1):
+        if len(raw) > MAX_LINE:
+            raise TokenizerError(f"{name}, line {number}: longer than {MAX_LINE} bytes", "is this a text file?")
+        try:
+            text = raw.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            raise TokenizerError(f"{name}, line {number}: not UTF-8", "save the file as UTF-8") from None
+        if text:
+            yield text
