@@ -36,22 +36,10 @@ __all__ = [
     "retrieval_hits",
 ]
 
-COLOURS = tuple(
-    [
-        "black",
-        "gray",
-        "white",
-        "red",
-        "orange",
-        "yellow",
-        "green",
-        "teal",
-        "blue",
-        "purple",
-        "pink",
-        "brown",
-    ]
-)
+COLOURS = (
+    "black", "gray", "white", "red", "orange", "yellow",
+    "green", "teal", "blue", "purple", "pink", "brown",
+)  # fmt: skip
 _COLOUR_WORDS = {
     **{name: name for name in COLOURS},
     "grey": "gray",
