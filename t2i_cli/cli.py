@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,6 +24,9 @@ import t2i_cli
 from t2i_cli import console
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
 from t2i_cli.signals import StopRequest
+
+if TYPE_CHECKING:
+    from t2i_cli.data.layouts import CaptionsFrom
 
 __all__ = ["app", "run"]
 
@@ -57,26 +60,52 @@ def _set_verbose(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Results and errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details too.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", callback=_set_quiet, help="Results and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Details too.")
+    ] = False,
 ) -> None:
     """What every command has: the options do their work in their callbacks."""
 
 
 # --- options that several commands share
 
-DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of captioned pictures, or tar shards.")]
-CaptionsFrom = Annotated[
-    str | None,
-    typer.Option(metavar="folder|metadata|sidecar|shards", help="Where captions are; found out by itself if not given."),
+DataPath = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder of captioned pictures, or tar shards.")
 ]
-CaptionKey = Annotated[str | None, typer.Option(metavar="K", help="The metadata field that holds the caption.")]
+CaptionsFromName = Annotated[
+    str | None,
+    typer.Option(
+        "--captions-from",
+        metavar="folder|metadata|sidecar|shards",
+        help="Where captions are; found out by itself if not given.",
+    ),
+]
+CaptionKey = Annotated[
+    str | None, typer.Option(metavar="K", help="The metadata field that holds the caption.")
+]
 ModelName = Annotated[
     str | None,
-    typer.Option("-m", "--model", metavar="MODEL", envvar="T2I_MODEL", help="A weights file, a run folder, or a shipped name."),
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        envvar="T2I_MODEL",
+        help="A weights file, a run folder, or a shipped name.",
+    ),
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", envvar="T2I_DEVICE", help="Where to compute.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="auto|cpu|cuda|cuda:N|mps", envvar="T2I_DEVICE", help="Where to compute."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 
@@ -85,29 +114,44 @@ Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is th
 def check(
     data: DataPath,
     json_rows: Json = False,
-    captions_from: CaptionsFrom = None,
+    captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
 ) -> None:
     """Say which layout a data set has, what is wrong with it, and how to mend it."""
     from t2i_cli.check import check as check_data
 
-    report = check_data(data, captions_from=captions_from, caption_key=caption_key)
+    report = check_data(data, captions_from=_layout(captions_from), caption_key=caption_key)
     console.result_json(report)
 
 
 @app.command()
 def tokenize(
-    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT... | -", help="Prompts; - reads lines from stdin.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT... | -", help="Prompts; - reads lines from stdin."),
+    ] = None,
     model: ModelName = None,
     ids: Annotated[bool, typer.Option("--ids", help="Token numbers only.")] = False,
-    pieces: Annotated[bool, typer.Option("--pieces", help="Pieces only; ▁ stands for a space.")] = False,
+    pieces: Annotated[
+        bool, typer.Option("--pieces", help="Pieces only; ▁ stands for a space.")
+    ] = False,
     json_rows: Json = False,
     train: Annotated[
-        str | None, typer.Option("--train", metavar="DATA|FILE|-", help="Make a tokenizer from captions or lines of text.")
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="DATA|FILE|-",
+            help="Make a tokenizer from captions or lines of text.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the new tokenizer goes  [default: tokenizer.model]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Where the new tokenizer goes  [default: tokenizer.model]"
+        ),
+    ] = None,
     vocab_size: Annotated[int, typer.Option(metavar="N", help="Pieces at most.")] = 4096,
-    captions_from: CaptionsFrom = None,
+    captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
     force: Force = False,
 ) -> None:
@@ -128,18 +172,25 @@ def tokenize(
                 printed = console.result(" ".join(row["pieces"]))
             else:
                 unknown = f"   ({row['unknown_tokens']} unknown)" if row["unknown_tokens"] else ""
-                pairs = " ".join(f"{piece}:{token}" for piece, token in zip(row["pieces"], row["ids"], strict=True))
+                pairs = " ".join(
+                    f"{piece}:{token}"
+                    for piece, token in zip(row["pieces"], row["ids"], strict=True)
+                )
                 printed = console.result(pairs + unknown)
             if not printed:
                 return
         return
     if text:
-        raise UsageError("--train takes one DATA folder or text file", f"t2i tokenize --train {train}")
+        raise UsageError(
+            "--train takes one DATA folder or text file", f"t2i tokenize --train {train}"
+        )
     row = verb.train(
         train, out or Path("tokenizer.model"),
-        vocab_size=vocab_size, force=force, captions_from=captions_from, caption_key=caption_key,
+        vocab_size=vocab_size, force=force, captions_from=_layout(captions_from), caption_key=caption_key,
     )  # fmt: skip
-    console.note(f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts")
+    console.note(
+        f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts"
+    )
     if json_rows:
         console.result_json(row)
     else:
@@ -149,37 +200,96 @@ def tokenize(
 @app.command()
 def train(
     data: DataPath,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder  [default: runs/NAME-OF-DATA]")] = None,
-    size: Annotated[str | None, typer.Option(metavar="tiny|small|base|large", help="How big the networks are.")] = None,
-    resolution: Annotated[int | None, typer.Option(metavar="32|64|128|256", help="Side of a picture, px.")] = None,
-    time: Annotated[str | None, typer.Option(metavar="SPAN", envvar="T2I_TIME", help="How long to train: 90s, 30m, 1h30m.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="How many steps to train, instead of --time.")] = None,
-    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures a step.")] = "auto",
-    lr: Annotated[float | None, typer.Option(metavar="F", help="Factor on every stage's learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Where all randomness comes from.")] = None,
-    init: Annotated[str | None, typer.Option(metavar="MODEL", help="Start from a model's weights.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="Use this tokenizer instead of making one.")] = None,
-    text_encoder: Annotated[
-        str | None, typer.Option(metavar="builtin|lstm|PATH|hf:ID", help="The text encoder, or a language model to teach it.")
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="RUN", help="The run folder  [default: runs/NAME-OF-DATA]"
+        ),
     ] = None,
-    val: Annotated[float | None, typer.Option(metavar="SHARE", help="Share of the pictures that is held out.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", envvar="T2I_CONFIG", help="Settings, as a run's config.toml has them.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; may be repeated.")] = None,
-    save_every: Annotated[str | None, typer.Option(metavar="SPAN", help="Between two saves.")] = None,
-    sample_every: Annotated[str | None, typer.Option(metavar="SPAN", help="Between two grids of pictures.")] = None,
-    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help="Prompts of the grids, one a line.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="tiny|small|base|large", help="How big the networks are.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(metavar="32|64|128|256", help="Side of a picture, px.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="SPAN", envvar="T2I_TIME", help="How long to train: 90s, 30m, 1h30m."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="How many steps to train, instead of --time.")
+    ] = None,
+    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures a step.")] = "auto",
+    lr: Annotated[
+        float | None, typer.Option(metavar="F", help="Factor on every stage's learning rate.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Where all randomness comes from.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Start from a model's weights.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Use this tokenizer instead of making one.")
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="builtin|lstm|PATH|hf:ID",
+            help="The text encoder, or a language model to teach it.",
+        ),
+    ] = None,
+    val: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of the pictures that is held out.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            envvar="T2I_CONFIG",
+            help="Settings, as a run's config.toml has them.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="One setting of the recipe; may be repeated."
+        ),
+    ] = None,
+    save_every: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Between two saves.")
+    ] = None,
+    sample_every: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="Between two grids of pictures.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts of the grids, one a line.")
+    ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(metavar="auto|bf16|fp32", envvar="T2I_PRECISION", help="Number format of the trunk.")] = None,
-    workers: Annotated[str, typer.Option(metavar="auto|N", help="Processes that decode pictures.")] = "auto",
-    captions_from: CaptionsFrom = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|bf16|fp32", envvar="T2I_PRECISION", help="Number format of the trunk."
+        ),
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(metavar="auto|N", help="Processes that decode pictures.")
+    ] = "auto",
+    captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on if there is something, else start.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on if there is something, else start.")
+    ] = False,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and stop.")
+    ] = False,
     json_rows: Json = False,
 ) -> None:
-    """Train a model on a folder of captioned pictures.
+    r"""Train a model on a folder of captioned pictures.
 
     \b
     t2i train data/                        half an hour, into runs/data
@@ -202,12 +312,16 @@ def train(
         "seed": seed,
         "val": val,
         "save_every": None if save_every is None else parse_span(save_every, "--save-every"),
-        "sample_every": None if sample_every is None else parse_span(sample_every, "--sample-every"),
+        "sample_every": None
+        if sample_every is None
+        else parse_span(sample_every, "--sample-every"),
         "precision": precision,
     }
     given: dict[str, Any] = {}
     for layer in (
-        _read_toml(run_folder / "config.toml") if resume and (run_folder / "config.toml").is_file() else {},
+        _read_toml(run_folder / "config.toml")
+        if resume and (run_folder / "config.toml").is_file()
+        else {},
         _read_toml(config) if config is not None else {},
         {name: value for name, value in flags.items() if value is not None},
         dict(_parse_setting(setting) for setting in set_ or []),
@@ -235,7 +349,7 @@ def train(
         prompts=None if prompts is None else _read_lines(prompts),
         resume=resume,
         force=force,
-        captions_from=captions_from,
+        captions_from=_layout(captions_from),
         caption_key=caption_key,
         tensorboard=tensorboard,
         workers=_auto_int(workers, "--workers") or 0,
@@ -261,13 +375,18 @@ def parse_span(text: str, name: str) -> float:
     Raises:
         UsageError: it is no span of time.
     """
-    match = re.fullmatch(r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?", text.strip().lower().replace(" ", ""))
+    match = re.fullmatch(
+        r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m(?:in)?)?(?:([\d.]+)s?)?",
+        text.strip().lower().replace(" ", ""),
+    )
     try:
         if match is None or not any(match.groups()):
             raise ValueError
         spans = [float(group or 0) for group in match.groups()]
     except ValueError:
-        raise UsageError(f"{name} {text}: not a span of time", "write 90s, 30m, 2h or 1h30m") from None
+        raise UsageError(
+            f"{name} {text}: not a span of time", "write 90s, 30m, 2h or 1h30m"
+        ) from None
     return sum(span * unit for span, unit in zip(spans, (86_400.0, 3600.0, 60.0, 1.0), strict=True))
 
 
@@ -281,8 +400,17 @@ def _auto_int(text: str, name: str) -> int | None:
         raise UsageError(f"{name} {text}: expected a whole number or auto") from None
 
 
+def _layout(name: str | None) -> CaptionsFrom | None:
+    """The value of --captions-from, checked."""
+    if name not in (None, "folder", "metadata", "sidecar", "shards"):
+        raise UsageError(
+            f"--captions-from {name}: no such layout", "use folder, metadata, sidecar or shards"
+        )
+    return name
+
+
 def _run_name(data: Path) -> str:
-    """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` and ``icons-{000..003}.tar`` -> icons-000..."""
+    """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` -> icons-000."""
     name = re.sub(r"[^\w.-]+", "-", data.resolve().name.removesuffix(".tar")).strip("-.")
     return name or "run"
 
@@ -325,14 +453,25 @@ def _show_plan(plan: dict[str, Any], json_rows: bool) -> None:
         console.result_json(plan)
         return
     for name, value in plan.items():
-        text = ", ".join(f"{key} {console.figure(item)}" for key, item in cast("dict[str, object]", value).items()) if isinstance(value, dict) else console.figure(value)
+        text = (
+            ", ".join(
+                f"{key} {console.figure(item)}"
+                for key, item in cast("dict[str, object]", value).items()
+            )
+            if isinstance(value, dict)
+            else console.figure(value)
+        )
         console.result(f"{name.replace('_', ' ')}: {text}")
 
 
 @contextmanager
 def _signals_to(wish: StopRequest) -> Generator[None]:
     """SIGINT, SIGTERM and SIGUSR1 become wishes while a run trains (also where the shell has SIGINT ignored)."""
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+    numbers = [
+        signal.SIGINT,
+        signal.SIGTERM,
+        *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []),
+    ]
 
     def receive(signum: int, frame: FrameType | None) -> None:
         first = not wish
@@ -350,7 +489,9 @@ def _signals_to(wish: StopRequest) -> Generator[None]:
 
 # --- running: the one try around everything
 
-_CLICK_USAGE: Any = typer.BadParameter.__mro__[1]  # typer's UsageError and ClickException, wherever this typer keeps them
+_CLICK_USAGE: Any = typer.BadParameter.__mro__[
+    1
+]  # typer's UsageError and ClickException, wherever this typer keeps them
 _CLICK_ERROR: Any = _CLICK_USAGE.__mro__[1]
 
 
@@ -360,9 +501,7 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: what comes after ``t2i``.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            cast("Any", stream).reconfigure(errors="backslashreplace")
+    console.open_streams()
     try:
         code = _invoke(arguments)
         sys.stdout.flush()
@@ -408,14 +547,23 @@ def _translate(error: BaseException) -> T2IError:
     if isinstance(error, _CLICK_ERROR):
         return _usage_error(error)
     text = str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return DeviceError("out of memory", "use a smaller --batch-size, --size or --resolution, or --device cpu")
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in text
+    ):
+        return DeviceError(
+            "out of memory", "use a smaller --batch-size, --size or --resolution, or --device cpu"
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return OutputError(f"{error.filename}: {error.strerror or error}")
     if isinstance(error, OSError):
         return OutputError(error.strerror or text)
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        return T2IError(f"the package {error.name} is not installed", _EXTRAS.get(error.name.partition(".")[0], "reinstall t2i-cli"))
+        return T2IError(
+            f"the package {error.name} is not installed",
+            _EXTRAS.get(error.name.partition(".")[0], "reinstall t2i-cli"),
+        )
     return T2IError(
         f"internal error: {type(error).__name__}: {text.splitlines()[0] if text else ''}",
         "set T2I_DEBUG=1 for a traceback, and please report it",
@@ -438,7 +586,12 @@ def _usage_error(error: Any) -> UsageError:
     wrong = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and wrong is not None and context is not None:
         message = f"no such option: {wrong}"
-        known = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts) if name.startswith("--")]
+        known = [
+            name
+            for param in context.command.params
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("--")
+        ]
         near = get_close_matches(wrong, known, n=1)
         if near:
             hint = f"did you mean {near[0]}? {hint}"
@@ -484,10 +637,22 @@ class _Reader:
         try:
             return _TRUTH[value.strip().lower()] if self.kind is bool else self.kind(value)
         except (ValueError, KeyError, OverflowError):
-            raise typer.BadParameter(f"expected {self.expected}, got '{visible(value, 80)}'", ctx=ctx, param=param) from None
+            raise typer.BadParameter(
+                f"expected {self.expected}, got '{visible(value, 80)}'", ctx=ctx, param=param
+            ) from None
 
 
-_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False, "": False}
+_TRUTH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+    "": False,
+}
 _READERS: dict[Any, _Reader] = {
     str: _Reader(str, "text"),
     int: _Reader(int, "a whole number"),

@@ -7,6 +7,7 @@ is drawn with it, so a command that prints a line does not pay for it.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ __all__ = [
     "is_terminal",
     "mark",
     "note",
+    "open_streams",
     "progress",
     "reader_is_gone",
     "result",
@@ -61,7 +63,7 @@ class _Level:
     quiet: bool = False
     verbose: bool = False
     reader_gone: bool = False  # stdout's reader has closed the pipe
-    live: list[Live] = field(default_factory=lambda: [])  # the display that lines must be printed above
+    live: list[Live] = field(default_factory=list)  # the display that lines must be printed above
 
 
 _level = _Level()
@@ -77,8 +79,7 @@ def set_level(*, quiet: bool | None = None, verbose: bool | None = None) -> None
 
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Whether a stream, stderr by default, is a terminal that can move its cursor."""
-    stream = sys.stderr if stream is None else stream
-    return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+    return (stream or sys.stderr).isatty() and os.environ.get("TERM", "") != "dumb"
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -86,6 +87,24 @@ def has_colour(stream: TextIO) -> bool:
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or is_terminal(stream)
+
+
+def open_streams() -> None:
+    """Make stdin, stdout and stderr usable: a closed one is opened on nothing, and no character is too much for one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 # --- results: stdout
@@ -149,23 +168,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     cells = [[visible(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
         lines = ["\t".join(row) for row in [list(columns), *cells]]
-        return all([result_raw(line) for line in lines])
+        return _write(lambda: print(*lines, sep="\n", flush=True))
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
-    numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+    numeric = [
+        bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))
+    ]
     for name, right in zip(columns, numeric, strict=True):
         drawn.add_column(Text(name), justify="right" if right else "left")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     return _write(lambda: _rich(sys.stdout).print(drawn))
-
-
-def result_raw(text: str) -> bool:
-    """Print one line whose text is already safe (tabs, colours); returns and raises as `result`."""
-    return _write(lambda: print(text, flush=True))
 
 
 def mark(kind: str, text: str, stream: TextIO | None = None) -> str:
@@ -224,7 +240,13 @@ def _rich(stream: TextIO) -> Console:
     from rich.console import Console
 
     colour = "auto" if has_colour(stream) else None
-    return Console(file=stream, color_system=colour, force_terminal=is_terminal(stream), markup=False, highlight=False)
+    return Console(
+        file=stream,
+        color_system=colour,
+        force_terminal=is_terminal(stream),
+        markup=False,
+        highlight=False,
+    )
 
 
 # --- numbers as a person reads them
@@ -290,13 +312,23 @@ def progress(label: str, unit: str = "") -> Iterator[Callable[[int, int], None]]
         now = time.monotonic()
         if now - last >= PLAIN_EVERY:
             last = now
-            left = f", {clock((total - done) * (now - started) / max(done, 1))} left" if total and done else ""
+            left = (
+                f", {clock((total - done) * (now - started) / max(done, 1))} left"
+                if total and done
+                else ""
+            )
             note(f"{label}: {count(done)}" + (f" of {count(total)}" if total else "") + tail + left)
 
     if _level.quiet or not is_terminal() or _level.live:
         yield speak
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -406,7 +438,9 @@ class TrainingDisplay:
     def _finish(self, event: Finished) -> None:
         for name in self.stages:
             self.stages[name] = 1.0
-        scores = "".join(f", {name.replace('_', ' ')} {figure(value)}" for name, value in event.figures.items())
+        scores = "".join(
+            f", {name.replace('_', ' ')} {figure(value)}" for name, value in event.figures.items()
+        )
         note(f"done: {count(event.steps)} steps in {clock(event.seconds)}{scores}")
         for advice in event.advice:
             warn(f"{advice.signal}: {advice.text}")
@@ -442,14 +476,31 @@ class TrainingDisplay:
             )
         parts: list[RenderableType] = [bars]
         if current is not None:
-            parts.insert(0, Text(f"stage {current.index} of {current.stages}: {visible(current.stage)}", style="bold"))
+            parts.insert(
+                0,
+                Text(
+                    f"stage {current.index} of {current.stages}: {visible(current.stage)}",
+                    style="bold",
+                ),
+            )
         if self.row:
             parts.append(Text(_speed(self.row)))
             losses = _losses(self.row)
             if losses:
-                parts.append(Text("  ".join(f"{name} {figure(value)}" for name, value in losses.items()), style="cyan"))
+                parts.append(
+                    Text(
+                        "  ".join(f"{name} {figure(value)}" for name, value in losses.items()),
+                        style="cyan",
+                    )
+                )
         if self.saved:
-            parts.append(Text(f"saved {visible(self.saved)}" + (f"; grid {visible(self.grid)}" if self.grid else ""), style="dim"))
+            parts.append(
+                Text(
+                    f"saved {visible(self.saved)}"
+                    + (f"; grid {visible(self.grid)}" if self.grid else ""),
+                    style="dim",
+                )
+            )
         if self.advice:
             parts.append(Text(f"! {visible(self.advice)}", style="yellow"))
         return Group(*parts)
@@ -498,8 +549,8 @@ def _numbers(row: Mapping[str, object]) -> dict[str, float]:
 def report_line(row: Mapping[str, Any]) -> str:
     """A log row as one plain line.
 
-    >>> report_line({"stage": "flow", "step": 1200, "progress": 0.5, "images_per_second": 171.2, "losses": {"flow": 0.25}})
-    'flow: step 1,200 · 50% done · 171 images/s · flow 0.25'
+    >>> report_line({"stage": "flow", "step": 1200, "progress": 0.5, "losses": {"flow": 0.25}})
+    'flow: step 1,200 · 50% done · flow 0.25'
     """
     losses = [f"{name} {figure(value)}" for name, value in list(_losses(row).items())[:8]]
     stage = f"{visible(row['stage'])}: " if "stage" in row else ""
@@ -511,7 +562,9 @@ def data_lines(report: Mapping[str, Any], stream: TextIO | None = None) -> list[
     lines: list[str] = []
     for problem in report.get("problems", []):
         kind = "error" if problem.get("severity") == "error" else "warning"
-        text = mark(kind, str(problem.get("text") or problem.get("message") or problem.get("kind")), stream)
+        text = mark(
+            kind, str(problem.get("text") or problem.get("message") or problem.get("kind")), stream
+        )
         mend = visible(problem.get("mend") or "", 500)
         lines.append(f"{text:<60}  {mend}".rstrip())
     return lines

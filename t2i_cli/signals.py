@@ -25,7 +25,9 @@ class StopRequest:
     (15, True)
     """
 
-    signum: int = 0  # SIGINT or SIGTERM: finish the step, save, raise errors.Stopped(signum); 0: go on
+    signum: int = (
+        0  # SIGINT or SIGTERM: finish the step, save, raise errors.Stopped(signum); 0: go on
+    )
     save_now: bool = False  # SIGUSR1: save and go on; who saves sets it back to False
 
     def __bool__(self) -> bool:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t2i_cli.checkpoint import read_tokenizer, resolve_model, write_atomic
 from t2i_cli.errors import OutputError, TokenizerError, UsageError
 from t2i_cli.prompts import MAX_LINE, LineReader, open_prompts, parse_line
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 
+if TYPE_CHECKING:
+    from t2i_cli.data.layouts import CaptionsFrom
+
 __all__ = ["load_tokenizer", "prompts_of", "tokenize", "train"]
+
+
+_DATA_FILES = (".tar", ".tgz", ".gz")  # what else but a folder is a data set
 
 
 def load_tokenizer(model: str | None = None) -> Tokenizer:
@@ -52,7 +58,10 @@ def prompts_of(arguments: Sequence[str], *, piped: bool) -> Iterator[str]:
 
 
 def tokenize(prompts: Iterable[str], model: str | None = None) -> Iterator[dict[str, Any]]:
-    """What a model reads in each prompt: rows with text, ids, pieces and unknown_tokens (bytes outside the vocabulary)."""
+    """What a model reads in each prompt: rows with text, ids, pieces and unknown_tokens.
+
+    Unknown tokens stand for single bytes: what the vocabulary does not hold.
+    """
     tokenizer = load_tokenizer(model)
     for prompt in prompts:
         yield {
@@ -69,7 +78,7 @@ def train(
     *,
     vocab_size: int = 4096,
     force: bool = False,
-    captions_from: str | None = None,
+    captions_from: CaptionsFrom | None = None,
     caption_key: str | None = None,
 ) -> dict[str, Any]:
     """Make a tokenizer file from the captions of a data set, the lines of a text file, or stdin (``-``).
@@ -86,7 +95,9 @@ def train(
         OutputError: ``out`` exists and not ``force``, or it could not be written.
     """
     if not 300 <= vocab_size <= 262_144:
-        raise UsageError(f"--vocab-size {vocab_size}: out of range", "use 300 to 262144; 256 pieces are bytes")
+        raise UsageError(
+            f"--vocab-size {vocab_size}: out of range", "use 300 to 262144; 256 pieces are bytes"
+        )
     if out.is_file() and not force:
         raise OutputError(f"{out}: exists", "overwrite it with -f, or choose another name with -o")
     texts = _texts(source, captions_from, caption_key)
@@ -97,9 +108,10 @@ def train(
     return {"path": str(out), "vocab_size": tokenizer.vocab_size, "texts": len(texts)}
 
 
-def _texts(source: str, captions_from: str | None, caption_key: str | None) -> list[str]:
+def _texts(source: str, captions_from: CaptionsFrom | None, caption_key: str | None) -> list[str]:
     path = Path(source)
-    if source != "-" and (path.is_dir() or path.suffix == ".tar" or not path.exists()):
+    is_data = path.is_dir() or path.suffix in _DATA_FILES or path.stem == "metadata"
+    if source != "-" and (is_data or not path.exists()):
         from t2i_cli import data
 
         report = data.scan(path, captions_from=captions_from, caption_key=caption_key)
@@ -111,10 +123,14 @@ def _texts(source: str, captions_from: str | None, caption_key: str | None) -> l
 def _lines(reader: LineReader, name: str) -> Iterator[str]:
     for number, raw in enumerate(reader, 1):
         if len(raw) > MAX_LINE:
-            raise TokenizerError(f"{name}, line {number}: longer than {MAX_LINE} bytes", "is this a text file?")
+            raise TokenizerError(
+                f"{name}, line {number}: longer than {MAX_LINE} bytes", "is this a text file?"
+            )
         try:
             text = raw.decode("utf-8-sig").strip()
         except UnicodeDecodeError:
-            raise TokenizerError(f"{name}, line {number}: not UTF-8", "save the file as UTF-8") from None
+            raise TokenizerError(
+                f"{name}, line {number}: not UTF-8", "save the file as UTF-8"
+            ) from None
         if text:
             yield text
