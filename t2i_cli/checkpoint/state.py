@@ -136,7 +136,7 @@ def load_state(run: Path | str) -> RunState | None:
 
 
 def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors in that memory format: sums depend on it in the last bit, so it is kept."""
+    """Names of the tensors in that memory format: sums depend on it, so it is kept."""
     import torch
 
     return [

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -181,7 +181,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     path = Path(path)
     with _opened(path) as file:
         info = _info(file, path)
-        networks = _build(models.build, info, "meta")
+        networks = _build(models.build, info)
         expected = networks.state_dict()
         _check_tensors(
             info, {name: (value.dtype, tuple(value.shape)) for name, value in expected.items()}
@@ -200,12 +200,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
             like.shape, like.stride(), dtype=like.dtype, device=device
         ).copy_(value)
     networks.load_state_dict(state, strict=True, assign=True)
-    if any(
-        value.is_meta for value in (*networks.parameters(), *networks.buffers())
-    ):  # buffers that are not saved
-        networks = _build(models.build, info, "cpu")
-        networks.load_state_dict(state, strict=True)
-    networks = networks.to(device).eval().requires_grad_(False)
+    networks.to(device).eval().requires_grad_(False)
     return LoadedModel(info.config, networks, tokenizer, info)
 
 
@@ -412,15 +407,44 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
     )
 
 
-def _build(build: Any, info: WeightsInfo, device: str) -> Networks:
+def _build(build: Callable[..., Networks], info: WeightsInfo) -> Networks:
+    """The config's networks with memory for their weights and nothing in it.
+
+    Not on the meta device: its first use imports 800 modules, which takes longer than all the rest
+    of loading. The bound is the file's own: what its config allocates must fit its tensors.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    allocators = {
+        torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand, torch.tensor,
+        torch.arange, torch.eye, torch.linspace,
+    }  # fmt: skip
+    fillers = {"normal_", "uniform_", "trunc_normal_", "zero_", "fill_", "copy_"}
+
+    class Bounded(TorchFunctionMode):
+        left = info.header.data_size + 2**20  # elements; each takes a byte or more in the file
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__name__", "") in fillers:
+                target = args[0] if args else kwargs.get("tensor")
+                if isinstance(target, torch.nn.Parameter):
+                    return target
+            result = func(*args, **kwargs)
+            if func in allocators:
+                self.left -= result.numel()
+                if self.left < 0:
+                    raise WeightsError(f"{info.path}: its tensors are too few for its config")
+            return result
+
     try:
-        return build(
-            info.config,
-            device=device,
-            **({"discriminator": True} if "discriminator" in info.networks else {}),
-        )
+        with Bounded():
+            return build(info.config, discriminator="discriminator" in info.networks)
     except InputError as error:
-        raise WeightsError(f"{info.path}: {error}") from error
+        raise WeightsError(f"{info.path}: {str(error).removeprefix(f'{info.path}: ')}") from error
     except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise WeightsError(
             f"{info.path}: its config builds no networks ({str(error)[:200]})"
@@ -481,7 +505,8 @@ def _raw(value: Tensor, dtype: torch.dtype | None, refusal: str) -> memoryview:
             raise TrainingError(
                 f"{refusal} holds NaN or infinity", "lower --lr, or go on from an earlier state"
             )
-    return memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    array: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _DTYPE_NAMES() -> dict[torch.dtype, str]:  # noqa: N802 - a table that needs torch
