@@ -118,7 +118,7 @@ def test_kid_is_the_double_sum_of_its_definition() -> None:
 
 
 def test_kid_is_unbiased_and_its_interval_holds_it() -> None:
-    """Over 60 pairs of sets of one distribution the mean is 0, and 95% intervals hold 0 about so often."""
+    """Two sets of one distribution, 60 times: the mean is 0, and 95% intervals mostly hold 0."""
     found = [kid(normal(80, 6, 2 * i), normal(80, 6, 2 * i + 1), subsets=50) for i in range(60)]
     values = torch.tensor([item.value for item in found])
     assert abs(float(values.mean())) < 3 * float(values.std()) / math.sqrt(len(values))
@@ -196,7 +196,7 @@ def test_retrieval_right_wrong_and_without_meaning() -> None:
 
 
 def test_captions_that_are_the_same_text_are_no_negatives() -> None:
-    """Two pictures share a caption whose texts differ in case only: neither is wrong for the other."""
+    """Two captions differ in case only: neither is wrong for the other's picture."""
     images = torch.eye(3)[[0, 0, 1, 2]]
     captions = ["a cat", "A  cat", "a dog", "a cow"]
     assert retrieval_hits(images, images, captions).tolist() == pytest.approx([1, 1, 1, 1])

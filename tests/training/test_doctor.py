@@ -1,0 +1,181 @@
+"""The doctor on histories of healthy and of ill runs."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from t2i_cli.training.doctor import SIGNALS, Doctor, examine
+
+Row = dict[str, Any]
+
+
+def contrastive(rows: int = 40, **changed: Any) -> list[Row]:
+    """A healthy stage: the loss falls from log 256, retrieval climbs from chance."""
+    draw = random.Random(0)
+    found: list[Row] = []
+    for i in range(rows):
+        done = (i + 1) / rows
+        row: Row = {
+            "stage": "contrastive",
+            "stage_progress": done,
+            "step": 10 * (i + 1),
+            "contrastive_loss": 5.55 * math.exp(-1.5 * done) + draw.gauss(0, 0.03),
+            "retrieval": 0.01 + 0.5 * done,
+            "grad_norm": draw.uniform(0.5, 2),
+            "skipped": 0,
+        }
+        found.append({**row, **{k: v(i) if callable(v) else v for k, v in changed.items()}})
+    return found
+
+
+def flow(rows: int = 40, **changed: Any) -> list[Row]:
+    """A healthy stage: the loss falls quickly, then slowly, with noise."""
+    draw = random.Random(1)
+    found: list[Row] = []
+    for i in range(rows):
+        done = (i + 1) / rows
+        row: Row = {
+            "stage": "flow",
+            "stage_progress": done,
+            "step": 1000 + 10 * (i + 1),
+            "flow_loss": 0.25 + 0.9 * math.exp(-6 * done) + draw.gauss(0, 0.01),
+            "grad_norm": draw.uniform(0.3, 1.5),
+            "nearest": 0.95,
+            "skipped": 0,
+        }
+        found.append({**row, **{k: v(i) if callable(v) else v for k, v in changed.items()}})
+    return found
+
+
+def adversarial(rows: int = 60, **changed: Any) -> list[Row]:
+    """A healthy stage: a small gap, D sees text, held-out reals look like the others."""
+    draw = random.Random(2)
+    found: list[Row] = []
+    for i in range(rows):
+        row: Row = {
+            "stage": "adversarial",
+            "stage_progress": (i + 1) / rows,
+            "step": 2000 + 10 * (i + 1),
+            "d_real": 0.6 + draw.gauss(0, 0.2),
+            "d_val": 0.5 + draw.gauss(0, 0.2),
+            "d_fake": -0.5 + draw.gauss(0, 0.2),
+            "gap": 1.1 + draw.gauss(0, 0.2),
+            "mismatch_gap": 0.3 + draw.gauss(0, 0.1),
+            "r1": 0.2,
+            "r2": 0.2,
+            "penalty_ratio": draw.uniform(0.05, 0.5),
+            "diversity": 0.6,
+            "nearest": 0.9,
+            "grad_norm_g": draw.uniform(0.1, 0.9),
+            "grad_norm_d": draw.uniform(0.1, 3),
+            "skipped": 1,
+            "dead": 0.02,
+        }
+        found.append({**row, **{k: v(i) if callable(v) else v for k, v in changed.items()}})
+    return found
+
+
+def names(rows: list[Row], pictures: int = 10_000) -> list[str]:
+    return [advice.signal for advice in examine(rows, pictures)]
+
+
+def test_a_healthy_run_trips_nothing() -> None:
+    assert names([*contrastive(), *flow(), *adversarial()]) == []
+
+
+def test_the_first_rows_of_a_run_trip_nothing() -> None:
+    """A start says nothing yet: chance retrieval, a loss that has not moved, D still blind."""
+    rows = contrastive(2, retrieval=0.01, contrastive_loss=5.5, step=lambda i: i)
+    rows += adversarial(2, gap=0.0, mismatch_gap=0.0, step=lambda i: 2000 + i)
+    assert names(rows) == []
+
+
+ILL = {
+    "loss_not_falling": contrastive(contrastive_loss=5.6),
+    "loss_rising": flow(flow_loss=lambda i: 1.0 - 0.02 * i if i < 20 else 0.6 + 0.017 * (i - 20)),
+    "retrieval_near_chance": contrastive(retrieval=0.012),
+    "not_finite": flow(skipped=lambda i: i // 5),
+    "learnt_by_heart": adversarial(d_real=1.5, d_val=-0.4, d_fake=-0.5),
+    "discriminator_runs_away": adversarial(gap=lambda i: 0.3 * i),
+    "discriminator_sees_nothing": adversarial(gap=0.001),
+    "penalty_too_weak": adversarial(penalty_ratio=1e-6),
+    "penalty_too_strong": adversarial(penalty_ratio=60.0),
+    "text_ignored": adversarial(mismatch_gap=0.001),
+    "one_picture_per_prompt": adversarial(diversity=0.02),
+    "copies": adversarial(nearest=0.1),
+    "gradients_explode": adversarial(grad_norm_d=lambda i: 1.0 if i < 30 else 300.0),
+    "gradients_vanish": adversarial(grad_norm_g=0.0),
+    "dead_features": adversarial(dead=0.9),
+}
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_each_illness_is_named_once_and_alone(name: str) -> None:
+    assert names(ILL[name]) == [name]
+    doctor = Doctor(10_000)
+    told = [advice.signal for row in ILL[name] for advice in doctor.feed(row)]
+    assert told == [name]
+
+
+def test_few_pictures_are_told_at_once_and_not_again_in_a_later_stage() -> None:
+    doctor = Doctor(50)
+    rows = [*contrastive(), *flow()]
+    told = [(i, advice.signal) for i, row in enumerate(rows) for advice in doctor.feed(row)]
+    assert told == [(0, "few_pictures")]
+    assert names(rows, 0) == []  # not known
+
+
+def test_every_signal_is_tested_and_says_what_to_do() -> None:
+    assert {signal.name for signal in SIGNALS} == {*ILL, "few_pictures"}
+    for signal in SIGNALS:
+        assert signal.text.endswith(".")
+        assert ":" in signal.text
+        assert "\n" not in signal.text
+        assert signal.when
+
+
+def test_a_new_stage_tells_again_and_forgets_the_old_numbers() -> None:
+    doctor = Doctor(10_000)
+    rows = [*flow(skipped=5), *adversarial(skipped=lambda i: 5 + i)]
+    told = [advice.signal for row in rows for advice in doctor.feed(row)]
+    assert told == ["not_finite", "not_finite"]
+    assert names([*flow(skipped=2), *adversarial(skipped=4)]) == []
+
+
+def test_one_bad_row_is_no_sign() -> None:
+    rows = adversarial(gap=lambda i: 50.0 if i == 30 else 1.0, mismatch_gap=lambda i: i != 40)
+    assert names(rows) == []
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "text", True, [1.0]])
+def test_what_is_no_number_is_passed_over(value: object) -> None:
+    keys = {key: value for key in adversarial(1)[0] if key not in ("stage", "step")}
+    if value is True:
+        keys["stage_progress"] = False
+    assert names(adversarial(**keys)) == []
+
+
+def test_rows_without_keys_say_nothing() -> None:
+    assert names([{}, {"stage": "flow"}, {"step": 3}, {"message": "resumed"}]) == []
+
+
+def test_planted_faults_are_named_within_a_tenth_of_the_run() -> None:
+    """The share of the run is the stage's share times how far into it the signal came."""
+    faults = {
+        "retrieval_near_chance": (ILL["retrieval_near_chance"], 0.15),  # captions shuffled
+        "loss_not_falling": (ILL["loss_not_falling"], 0.15),  # learning rate too high
+        "penalty_too_weak": (ILL["penalty_too_weak"], 0.40),  # no gamma
+        "text_ignored": (ILL["text_ignored"], 0.40),  # D without text
+    }
+    for name, (rows, share) in faults.items():
+        doctor = Doctor(10_000)
+        for row in rows:
+            if any(advice.signal == name for advice in doctor.feed(row)):
+                assert row["stage_progress"] * share <= 0.1, name
+                break
+        else:
+            pytest.fail(name)
