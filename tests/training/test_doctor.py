@@ -96,7 +96,7 @@ def test_the_first_rows_of_a_run_trip_nothing() -> None:
 
 ILL = {
     "loss_not_falling": contrastive(contrastive_loss=5.6),
-    "loss_rising": flow(flow_loss=lambda i: 1.0 - 0.02 * i if i < 20 else 0.6 + 0.017 * (i - 20)),
+    "loss_rising": flow(flow_loss=lambda i: 1.0 - 0.025 * i if i < 20 else 0.5 + 0.02 * (i - 20)),
     "retrieval_near_chance": contrastive(retrieval=0.012),
     "not_finite": flow(skipped=lambda i: i // 5),
     "learnt_by_heart": adversarial(d_real=1.5, d_val=-0.4, d_fake=-0.5),
