@@ -46,7 +46,7 @@ class Doctor:
     | `gap` | d_real - d_fake |
     | `mismatch_gap` | mean of D(x, t) - D(x, t'), t' another picture's caption |
     | `r1`, `r2` | mean squared gradient of D, before gamma |
-    | `penalty_ratio` | gamma / 2 (r1 + r2) over D's adversarial loss |
+    | `penalty_ratio` | gamma / 2 (r1 + r2) over D's adversarial loss; else `penalty` over `d_loss` |
     | `diversity` | distance between pictures of one prompt over that between prompts, about 0 to 1 |
     | `nearest` | distance to the nearest training picture over that of held-out pictures, 0: copies |
     | `grad_norm`, `grad_norm_g`, `grad_norm_d` | norm of all gradients of a network |
@@ -194,12 +194,18 @@ def _sees_nothing(stage: _Stage) -> bool:
     return stage.steps >= 100 and stage.progress > 0.05 and abs(stage.now("gap")) < 0.01
 
 
+def _penalty_ratio(stage: _Stage) -> float:
+    if stage.count("penalty_ratio"):
+        return stage.now("penalty_ratio")
+    return stage.now("penalty") / max(stage.now("d_loss"), 1e-6)
+
+
 def _weak_penalty(stage: _Stage) -> bool:
-    return stage.steps >= 10 and stage.now("penalty_ratio") < 1e-3
+    return stage.steps >= 10 and _penalty_ratio(stage) < 1e-3
 
 
 def _strong_penalty(stage: _Stage) -> bool:
-    return stage.steps >= 10 and stage.now("penalty_ratio") > 10
+    return stage.steps >= 10 and _penalty_ratio(stage) > 10
 
 
 def _ignores_text(stage: _Stage) -> bool:

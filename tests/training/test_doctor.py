@@ -159,6 +159,15 @@ def test_what_is_no_number_is_passed_over(value: object) -> None:
     assert names(adversarial(**keys)) == []
 
 
+def test_the_penalty_is_judged_from_its_parts_where_the_ratio_is_not_logged() -> None:
+    rows = adversarial(penalty=1e-5, d_loss=0.5)
+    for row in rows:
+        del row["penalty_ratio"]
+    assert names(rows) == ["penalty_too_weak"]
+    rows = [{**row, "penalty": 0.1} for row in rows]
+    assert names(rows) == []
+
+
 def test_rows_without_keys_say_nothing() -> None:
     assert names([{}, {"stage": "flow"}, {"step": 3}, {"message": "resumed"}]) == []
 
