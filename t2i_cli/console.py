@@ -167,18 +167,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     """Print a table to stdout: drawn on a terminal, tab-separated columns in a pipe."""
     cells = [[visible(cell) for cell in row] for row in rows]
     if not is_terminal(sys.stdout):
-        lines = ["\t".join(row) for row in [list(columns), *cells]]
+        lines = ["\t".join(row) for row in [[visible(name) for name in columns], *cells]]
         return _write(lambda: print(*lines, sep="\n", flush=True))
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    drawn = Table(title=Text(visible(title)) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
     numeric = [
         bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))
     ]
     for name, right in zip(columns, numeric, strict=True):
-        drawn.add_column(Text(name), justify="right" if right else "left")
+        drawn.add_column(Text(visible(name)), justify="right" if right else "left")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     return _write(lambda: _rich(sys.stdout).print(drawn))

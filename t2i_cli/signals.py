@@ -41,4 +41,4 @@ class StopRequest:
         elif self.signum:
             os._exit(128 + signum)
         else:
-            self.signum = signum
+            self.signum = int(signum)

@@ -33,7 +33,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def cli() -> Cli:
     """``cli("check", folder)`` runs t2i in a process of its own; stdin is empty unless ``input=`` is given."""
 
-    def run(*arguments: object, input: str = "", timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, input: str = "", timeout: float = 120, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "t2i_cli", *map(str, arguments)],
             input=input,
@@ -41,6 +41,7 @@ def cli() -> Cli:
             text=True,
             encoding="utf-8",
             timeout=timeout,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **env},
         )
 
