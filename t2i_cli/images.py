@@ -1,7 +1,8 @@
-"""Bytes of a picture file <-> pixels, uint8 (h, w, 3 or 4), straight alpha, rows from the top. The only file that imports PIL.
+"""Bytes of a picture file <-> pixels, uint8 (h, w, 3 or 4), straight alpha. The only file that imports PIL.
 
-What enters may come from a stranger: the format is one of a short list, the size is read from the header before anything is
-decoded, and whatever a decoder raises leaves here as one `DataError` that names the file.
+What enters may come from a stranger: the format is one of a short list, the size is read from the
+header before anything is decoded, and whatever a decoder raises leaves here as one `DataError` that
+names the file.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ __all__ = [
 MAX_PIXELS = 50_000_000  # width times height; a larger picture is refused before it is decoded
 MAX_FILE_BYTES = 256 * 2**20  # a larger file is refused before it is read
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF")  # Pillow's names
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif"})  # lower case
+# lower case
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif"})
 
 _MAX_COLOURS_OF_PIXEL_ART = 64
 _TRANSPOSE = {
@@ -90,7 +92,8 @@ def decode(data: bytes, *, name: str, at_least: int = 0) -> np.ndarray:
     Args:
         data: PNG, JPEG, WebP, BMP, GIF (first frame) or AVIF where Pillow has it.
         name: what an error calls the file.
-        at_least: px; where positive, a JPEG may be decoded at 1/2, 1/4 or 1/8 size, its short side not under this.
+        at_least: px; where positive, a JPEG may be decoded at 1/2, 1/4 or 1/8 size, its short side
+            not under this.
 
     Returns:
         uint8 (h, w, 4) where the picture has transparency, else (h, w, 3).
@@ -111,18 +114,19 @@ def read_picture(data: bytes, *, name: str, resolution: int) -> Picture:
     """
     with _reading(name):
         image, width, height = _open(data, name, resolution)
-        has_alpha = image.mode == "RGBA" and image.getextrema()[3][0] < 255  # pyright: ignore[reportIndexIssue, reportGeneralTypeIssues]
+        has_alpha = image.mode == "RGBA" and np.asarray(image.getchannel("A")).min() < 255
         return Picture(_fit(image, resolution), bool(has_alpha), width, height)
 
 
 def fit(pixels: np.ndarray, resolution: int) -> np.ndarray:
     """Pixels, uint8 (h, w, 3 or 4) -> uint8 (resolution, resolution, 4), the whole picture centred on transparency.
 
-    The aspect ratio is kept and the rest is padded, not cropped: a caption speaks of the whole picture, and a crop may cut
-    away the very thing it names. The padding is transparent, so it is plain background where alpha is kept and white where the
-    set is flattened. Colours are weighted by alpha while resampling (no dark or coloured fringe), reduction is antialiased
-    (Lanczos), enlargement is bicubic; but a small picture of few colours that fits a whole number of times is pixel art and is
-    enlarged by repeating its pixels.
+    The aspect ratio is kept and the rest is padded, not cropped: a caption speaks of the whole
+    picture, and a crop may cut away the very thing it names. The padding is transparent, so it is
+    plain background where alpha is kept and white where the set is flattened. Colours are weighted
+    by alpha while resampling (no dark or coloured fringe), reduction is antialiased (Lanczos),
+    enlargement is bicubic; but a small picture of few colours that fits a whole number of times is
+    pixel art and is enlarged by repeating its pixels.
     """
     return _fit(to_pil(pixels), resolution)
 
@@ -168,8 +172,9 @@ def encode(
     Args:
         pixels: straight alpha.
         format: png and webp keep every pixel; jpg is flattened on the background.
-        text: keyword -> text. In PNG each is a text chunk (tEXt where Latin-1 holds it, else iTXt); in WebP and JPEG
-            ``parameters`` is EXIF's UserComment and ``t2i`` its ImageDescription, and other keywords are dropped.
+        text: keyword -> text. In PNG each is a text chunk (tEXt where Latin-1 holds it, else iTXt);
+            in WebP and JPEG ``parameters`` is EXIF's UserComment and ``t2i`` its ImageDescription,
+            and other keywords are dropped.
         xmp: an XMP packet.
         quality: of jpg, 1 to 100.
         background: what jpg is flattened on.
@@ -197,7 +202,9 @@ def encode(
     if format == "webp":
         to_pil(pixels).save(out, "WEBP", lossless=True, quality=80, method=4, exact=False, **extra)
     elif format == "jpg":
-        to_pil(flatten(pixels, background)).save(out, "JPEG", quality=quality, subsampling=0, **extra)
+        to_pil(flatten(pixels, background)).save(
+            out, "JPEG", quality=quality, subsampling=0, **extra
+        )
     else:
         raise ValueError(f"format {format!r}: expected png, webp or jpg")
     return out.getvalue()
@@ -214,7 +221,11 @@ def read_text(data: bytes, *, name: str) -> ImageText:
         text: dict[str, str] = {}
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
         if isinstance(image, PngImagePlugin.PngImageFile):
-            text = {str(key): str(value) for key, value in image.text.items() if key != "XML:com.adobe.xmp"}
+            text = {
+                str(key): str(value)
+                for key, value in image.text.items()
+                if key != "XML:com.adobe.xmp"
+            }
         elif image.info.get("exif"):
             exif = image.getexif()
             if described := exif.get(_IMAGE_DESCRIPTION):
@@ -224,14 +235,22 @@ def read_text(data: bytes, *, name: str) -> ImageText:
                 coding = "utf-16-be" if comment.startswith(b"UNICODE") else "utf-8"
                 text["parameters"] = comment[8:].decode(coding, "replace").strip("\0")
         kind = {"JPEG": "jpg"}.get(str(image.format), str(image.format).lower())
-        return ImageText(kind, image.width, image.height, text, xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp))
+        return ImageText(
+            kind,
+            image.width,
+            image.height,
+            text,
+            xmp.decode("utf-8", "replace") if isinstance(xmp, bytes) else str(xmp),
+        )
 
 
 def grid(pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int = 8) -> np.ndarray:
-    """A contact sheet: pictures, uint8 (n, h, w, 3 or 4), on white with a caption of up to two lines under each -> uint8 (H, W, 3).
+    """A contact sheet on white, with up to two lines of caption under each picture -> uint8 (H, W, 3).
 
-    Small pictures are enlarged by a whole number to at least 96 px. Captions are drawn with Pillow's own font; control
-    characters are made visible.
+    Pictures are uint8 (n, h, w, 3 or 4).
+
+    Small pictures are enlarged by a whole number to at least 96 px. Captions are drawn with
+    Pillow's own font; control characters are made visible.
     """
     count, height, width = pixels.shape[:3]
     columns = max(1, min(columns, count))
@@ -241,7 +260,9 @@ def grid(pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int
     font = ImageFont.load_default(11)
     line = 14  # px
     label = 2 * line + 4 if captions is not None else 0
-    sheet = Image.new("RGB", (gap + columns * (cell_w + gap), gap + rows * (cell_h + label + gap)), "white")
+    sheet = Image.new(
+        "RGB", (gap + columns * (cell_w + gap), gap + rows * (cell_h + label + gap)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for index in range(count):
         left = gap + index % columns * (cell_w + gap)
@@ -250,11 +271,15 @@ def grid(pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int
         sheet.paste(to_pil(picture), (left, top))
         if captions is not None and index < len(captions):
             for number, words in enumerate(_lines(visible(captions[index], 200), cell_w, font)):
-                draw.text((left, top + cell_h + 2 + number * line), words, fill=(40, 40, 40), font=font)
+                draw.text(
+                    (left, top + cell_h + 2 + number * line), words, fill=(40, 40, 40), font=font
+                )
     return np.array(sheet)
 
 
-def save_grid(path: Path | str, pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int = 8) -> None:
+def save_grid(
+    path: Path | str, pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int = 8
+) -> None:
     """Write a `grid` of pictures, uint8 (n, h, w, 3 or 4), as a PNG, whole or not at all.
 
     Raises:
@@ -282,7 +307,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         Path(temporary).chmod(0o666 & ~mask)
         Path(temporary).replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}", "check the folder and the free space") from error
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror or error}",
+            "check the folder and the free space",
+        ) from error
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -297,7 +325,8 @@ _quiet_filters: warnings.catch_warnings[None] | None = None
 def quiet() -> Iterator[None]:
     """Within it, decoders warn of nothing: what is wrong with a file is either mended or raised.
 
-    Counted, so that threads may enter and leave in any order; wrap a pool of them in one to save the switching.
+    Counted, so that threads may enter and leave in any order; wrap a pool of them in one to save
+    the switching.
     """
     global _quiet_depth, _quiet_filters
     with _quiet_lock:
@@ -326,7 +355,9 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise DataError(f"{name}: needs more memory than there is") from error
-    except Exception as error:  # ValueError, SyntaxError, struct.error, EOFError, DecompressionBombError, ... all escape OSError
+    # ValueError, SyntaxError, struct.error, EOFError, DecompressionBombError, ... all escape
+    # OSError
+    except Exception as error:
         raise DataError(f"{name}: {_plain_reason(error)}") from error
 
 
@@ -342,10 +373,13 @@ def _plain_reason(error: Exception) -> str:
 def _header(data: bytes, name: str) -> Image.Image:
     """The picture opened, its size checked, nothing decoded."""
     if len(data) > MAX_FILE_BYTES:
-        raise DataError(f"{name}: {len(data) >> 20} MB is more than the {MAX_FILE_BYTES >> 20} MB that are read")
+        raise DataError(
+            f"{name}: {len(data) >> 20} MB is more than the {MAX_FILE_BYTES >> 20} MB that are read"
+        )
     if not data:
         raise DataError(f"{name}: an empty file")
-    _check_size(*_webp_size(data), name)  # Pillow makes room for a WebP's whole canvas when it opens it
+    # Pillow makes room for a WebP's whole canvas when it opens it
+    _check_size(*_webp_size(data), name)
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image.width, image.height, name)
     return image
@@ -353,7 +387,9 @@ def _header(data: bytes, name: str) -> Image.Image:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(f"{name}: {width} x {height} px is more than the {MAX_PIXELS // 10**6} megapixels that are read")
+        raise DataError(
+            f"{name}: {width} x {height} px is more than the {MAX_PIXELS // 10**6} megapixels that are read"
+        )
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -375,7 +411,8 @@ def _open(data: bytes, name: str, at_least: int) -> tuple[Image.Image, int, int]
     image = _header(data, name)
     width, height = image.size
     if at_least and image.format == "JPEG":
-        # draft() takes the largest of 1, 1/2, 1/4, 1/8 that stays at or above what is asked for; twice that keeps Lanczos honest
+        # draft() takes the largest of 1, 1/2, 1/4, 1/8 that stays at or above what is asked for;
+        # twice that keeps Lanczos honest
         scale = 2 * at_least / min(width, height)
         if scale < 1:
             image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
@@ -406,7 +443,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return image
     if mode.startswith("I") or mode == "F":  # 16 bits a grey pixel
         grey = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(grey / (257 if mode != "F" else 1), 0, 255).round().astype(np.uint8))
+        image = Image.fromarray(
+            np.clip(grey / (257 if mode != "F" else 1), 0, 255).round().astype(np.uint8)
+        )
         return image.convert("RGB")
     has_alpha = "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa")
     return image.convert("RGBA" if has_alpha else "RGB")
@@ -416,9 +455,13 @@ def _fit(image: Image.Image, resolution: int) -> np.ndarray:
     width, height = image.size
     longest = max(width, height)
     if longest != resolution:
-        size = (max(1, round(width * resolution / longest)), max(1, round(height * resolution / longest)))
+        size = (
+            max(1, round(width * resolution / longest)),
+            max(1, round(height * resolution / longest)),
+        )
         if longest > resolution:
-            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)  # Pillow weights RGBA by alpha
+            # Pillow weights RGBA by alpha
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         elif resolution % longest == 0 and image.getcolors(_MAX_COLOURS_OF_PIXEL_ART) is not None:
             image = image.resize(size, Image.Resampling.NEAREST)
         else:

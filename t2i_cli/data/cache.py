@@ -1,9 +1,11 @@
-"""Pictures decoded once: a packed file of pixels that is memory-mapped, with an index of captions beside it.
+"""Pictures decoded once: a packed, memory-mapped file of pixels with an index of captions beside it.
 
-An entry is a folder ``<cache>/data/<key>`` with ``pixels.bin``, uint8 (n, r, r, c), and ``index.json``: a line that holds the
-shape and the checksums, then one that holds the rest. The key is a SHA-256 of the content and of all that decides the pixels.
-It is built under another name, synced, and put in place by one rename, so it is there whole or not at all, and of two
-processes that build it at once one wins and both use the same. An entry whose checksums do not hold is built again.
+An entry is a folder ``<cache>/data/<key>`` with ``pixels.bin``, uint8 (n, r, r, c), and
+``index.json``: a line that holds the shape and the checksums, then one that holds the rest. The key
+is a SHA-256 of the content and of all that decides the pixels. It is built under another name,
+synced, and put in place by one rename, so it is there whole or not at all, and of two processes
+that build it at once one wins and both use the same. An entry whose checksums do not hold is built
+again.
 """
 
 from __future__ import annotations
@@ -50,7 +52,11 @@ def cache_folder(given: Path | str | None = None) -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "t2i"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "t2i" / "Cache"
+        return (
+            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+            / "t2i"
+            / "Cache"
+        )
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i"
 
 
@@ -72,13 +78,16 @@ def open_entry(cache: Path, key: str) -> Entry | None:
         return None
 
 
-def write_entry(cache: Path, key: str, fill: Callable[[BinaryIO], tuple[tuple[int, ...], dict[str, Any]]]) -> Entry:
+def write_entry(
+    cache: Path, key: str, fill: Callable[[BinaryIO], tuple[tuple[int, ...], dict[str, Any]]]
+) -> Entry:
     """Build an entry and open it.
 
     Args:
         cache: the cache's folder; made where it is not there.
         key: names the entry; anything broken under it is replaced.
-        fill: writes the pixels to the file it gets, which can also be read, and returns their shape and the index.
+        fill: writes the pixels to the file it gets, which can also be read, and returns their shape
+            and the index.
 
     Raises:
         OutputError: the cache cannot be written.
@@ -95,8 +104,11 @@ def write_entry(cache: Path, key: str, fill: Callable[[BinaryIO], tuple[tuple[in
             os.fsync(file.fileno())
         body = json.dumps(index, ensure_ascii=True, separators=(",", ":")).encode()
         head = {
-            "format": _FORMAT, "shape": shape, "pixels_crc32": _checksum(building / "pixels.bin"), "index_crc32": zlib.crc32(body),
-        }  # fmt: skip
+            "format": _FORMAT,
+            "shape": shape,
+            "pixels_crc32": _checksum(building / "pixels.bin"),
+            "index_crc32": zlib.crc32(body),
+        }
         with (building / "index.json").open("wb") as file:
             file.write(json.dumps(head).encode() + b"\n" + body)
             file.flush()
@@ -119,7 +131,8 @@ def _put_in_place(cache: Path, key: str, building: Path) -> Entry:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
                 raise
-            if entry := open_entry(cache, key):  # another process was first: its entry holds the same
+            # another process was first: its entry holds the same
+            if entry := open_entry(cache, key):
                 return entry
             aside = target.with_name(f"building-{os.getpid()}-{secrets.token_hex(4)}")
             with contextlib.suppress(OSError):
@@ -151,7 +164,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _remove_stale(data: Path) -> None:
-    """Remove what builders left that were killed: their process is gone and nothing was written for a while."""
+    """Remove what killed builders left: their process is gone, nothing was written for a while."""
     for folder in data.glob("building-*"):
         with contextlib.suppress(OSError, ValueError):
             age = time.time() - max(file.stat().st_mtime for file in (folder, *folder.iterdir()))

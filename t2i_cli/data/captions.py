@@ -1,4 +1,4 @@
-"""What a data set says in words -> clean captions; and which key of a metadata row holds them."""
+"""What a data set says in words -> clean captions, and what else a row says of its picture."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-__all__ = ["CAPTION_KEYS", "clean", "from_folder", "from_row", "from_text", "meta_of", "nearest", "split_of"]
+__all__ = [
+    "CAPTION_KEYS",
+    "clean",
+    "from_folder",
+    "from_row",
+    "from_text",
+    "json_object",
+    "meta_of",
+    "nearest",
+    "split_of",
+]
 
-CAPTION_KEYS = ("captions", "caption", "text", "prompt")  # the first that a row has, unless --caption-key names one
+# the first that a row has, unless --caption-key names one
+CAPTION_KEYS = ("captions", "caption", "text", "prompt")
 _MAX_CHARS = 2000  # of one caption; what is longer is cut, far beyond any model's context
 _MAX_META_CHARS = 500  # of one text kept beside a picture
 _MAX_META_KEYS = 32
 
 
 def clean(texts: Iterable[object]) -> tuple[str, ...]:
-    r"""Texts with runs of white space made one blank, empty and repeated ones dropped, the order kept.
+    r"""Texts with white space made one blank; empty and repeated ones dropped, the order kept.
 
     >>> clean(["a  red\tcat ", "", None, "a red cat", "cat"])
     ('a red cat', 'cat')
@@ -25,6 +36,8 @@ def clean(texts: Iterable[object]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for text in texts:
         if isinstance(text, str) and (words := " ".join(text.split())[:_MAX_CHARS]):
+            if not words.isascii():
+                words = words.encode("utf-8", "replace").decode()  # JSON can hold lone surrogates
             found[words] = None
     return tuple(found)
 
@@ -41,11 +54,22 @@ def from_text(data: bytes) -> tuple[str, ...]:
     return clean(data.decode("utf-8-sig").splitlines())
 
 
-def from_row(row: Mapping[str, object], caption_key: str | None = None) -> tuple[str, ...]:
-    """The captions of a metadata row or JSON sidecar: a text, a list of texts, or a list written as JSON in a text.
+def json_object(text: str | bytes) -> dict[str, object] | None:
+    """A JSON object, or None for anything else; never raises."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
-    >>> from_row({"text": "a cat"}), from_row({"captions": ["a cat", "cat"]}), from_row({"text": '["a", "b"]'})
-    (('a cat',), ('a cat', 'cat'), ('a', 'b'))
+
+def from_row(row: Mapping[str, object], caption_key: str | None = None) -> tuple[str, ...]:
+    """The captions of a row: a text, a list of texts, or such a list written as JSON in a text.
+
+    >>> from_row({"text": "a cat"}), from_row({"captions": ["a cat", "cat"]})
+    (('a cat',), ('a cat', 'cat'))
+    >>> from_row({"description": '["a", "b"]'}, "description")
+    ('a', 'b')
     """
     for key in (caption_key,) if caption_key else CAPTION_KEYS:
         value = row.get(key)

@@ -1,21 +1,21 @@
-"""A path -> captioned pixels ready for training: decoded once, memory-mapped, in an order that a seed decides."""
+"""A path -> captioned pixels for training, decoded once and memory-mapped; and their seeded order."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from t2i_cli.data.cache import Entry, cache_folder, open_entry, write_entry
-from t2i_cli.data.layouts import CaptionsFrom, Source, find, read_records
+from t2i_cli.data.layouts import CaptionsFrom, Source, find
 from t2i_cli.data.reading import read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
-from t2i_cli.data.scan import Gathered, note_left_out
+from t2i_cli.data.scan import Gathered, read_records
 from t2i_cli.errors import DataError
 from t2i_cli.images import flatten
 
@@ -34,9 +34,9 @@ class CaptionedImages:
     names: list[str]
     splits: list[str]  # per picture, empty where the data names none
     meta: list[dict[str, Any]]  # per picture what else the data says
-    digest: str  # SHA-256 of the content: files, names, and how captions were read; not of the resolution
+    hashes: list[str]  # SHA-256 of each picture's file
+    digest: str  # SHA-256 of the files, their names and the caption key; not of the resolution
     report: DataReport
-    hashes: list[str] = field(default_factory=list[str])  # SHA-256 of each picture's file
 
     def __len__(self) -> int:
         """How many pictures."""
@@ -45,30 +45,38 @@ class CaptionedImages:
     def split(self, val: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Which pictures train and which are held out.
 
-        Where the data names splits, those named ``train`` (or nothing) train and the others are held out, ``val_style``
-        first. Where it names none, a share is held out that depends on each file's content and the seed, so that adding
-        pictures moves few others and a duplicate is never on both sides.
+        Where the data names splits, those named ``train`` (or nothing) train and the others are
+        held out, ``val_style`` first. Where it names none, a share is held out that depends on each
+        file's content and the seed, so that adding pictures moves few others and a duplicate is
+        never on both sides.
 
         Args:
-            val: share to hold out where the data names no split, 0 to 0.5; at least one picture where it is positive.
+            val: share to hold out where the data names no split, 0 to 0.5; at least one picture
+                where it is positive.
             seed: decides which.
 
         Returns:
-            Two sorted-within-split int64 arrays of indices, train and val; val may be empty.
+            Two int64 arrays of indices, train and val, ascending within a split; val may be empty.
         """
-        named = sorted({split for split in self.splits if split not in ("", "train")}, key=lambda one: (one != "val_style", one))
-        splits = np.array(self.splits, dtype=object)
+        named = sorted(
+            {split for split in self.splits if split not in ("", "train")},
+            key=lambda one: (one != "val_style", one),
+        )
         if named and len(set(self.splits)) > 1:
-            held = [np.flatnonzero(splits == split) for split in named]
-            return np.flatnonzero((splits == "train") | (splits == "")).astype(np.int64), np.concatenate(held).astype(np.int64)
+            train = self._where("train", "")
+            return train, np.concatenate([self._where(split) for split in named])
         count = min(max(1, round(val * len(self))), len(self) // 2) if val > 0 else 0
         if count == 0:
             return np.arange(len(self), dtype=np.int64), np.zeros(0, np.int64)
-        hashes = self.hashes or self.names
-        order = [hashlib.sha256(f"{seed}:{one}".encode("utf-8", "surrogatepass")).digest() for one in hashes]
+        order = [hashlib.sha256(f"{seed}:{one}".encode()).digest() for one in self.hashes]
         last = sorted(order)[count - 1]
         out = np.array([one <= last for one in order])
         return np.flatnonzero(~out).astype(np.int64), np.flatnonzero(out).astype(np.int64)
+
+    def _where(self, *splits: str) -> np.ndarray:
+        """The indices of the pictures in these splits, int64, ascending."""
+        inside = [index for index, split in enumerate(self.splits) if split in splits]
+        return np.array(inside, np.int64)
 
 
 def load(
@@ -86,25 +94,27 @@ def load(
     Args:
         path: a folder, a tar shard or a metadata file.
         resolution: px, the side of the squares.
-        image_channels: 4 keeps alpha, 3 flattens on white, None keeps it where most pictures have it.
+        image_channels: 4 keeps alpha, 3 flattens on white, None keeps it where most pictures have
+            it.
         cache: folder of the cache; None takes ``T2I_CACHE`` or the platform's.
         captions_from: the layout, where it is not to be found by looking.
         caption_key: the key of the captions in a metadata file or JSON sidecar.
         progress: called with (done, total) pictures now and then, only while decoding.
 
     Raises:
-        DataError: nothing there, or too much of it is bad to go on (over 1%, or no row matches an image).
+        DataError: nothing there, or too much of it is bad to go on (over 1%, or no row matches an
+            image).
         OutputError: the cache cannot be written.
     """
     source = find(Path(path), captions_from)
-    digest = _digest(source, captions_from, caption_key)
-    key = hashlib.sha256(f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}".encode()).hexdigest()
+    digest = _digest(source, caption_key)
+    wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}"
+    key = hashlib.sha256(wanted.encode()).hexdigest()
     folder = cache_folder(cache)
     entry = open_entry(folder, key)
     if entry is None:
         problems = Problems()
         records = read_records(source, problems, caption_key)
-        note_left_out(source, problems)
         gathered = Gathered(source, problems, resolution)
         early = DataReport(str(path), source.phrase, len(records), 0, 0, problems.listed())
         if not early.usable:
@@ -123,14 +133,17 @@ def load(
 
 @functools.lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, count]).permutation(count)
+    # RandomState is frozen (NEP 19), so a run resumed under a later numpy keeps its order; the
+    # counter keeps clear of the streams that noise is drawn from
+    stream = np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=[0, 0, 0, 1])
+    return np.random.RandomState(stream).permutation(count)
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The indices of a step's batch, int64 (batch_size,), from (seed, position) alone.
 
-    The sequence is one seeded permutation of ``range(count)`` after another; a batch is the ``step``-th stretch of it and
-    may straddle two or more epochs. Costs O(count) once an epoch.
+    The sequence is one seeded permutation of ``range(count)`` after another; a batch is the
+    ``step``-th stretch of it and may straddle two or more epochs. Costs O(count) once an epoch.
     """
     assert count > 0, count
     out = np.empty(batch_size, np.int64)
@@ -143,9 +156,9 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return out
 
 
-def _digest(source: Source, captions_from: str | None, caption_key: str | None) -> str:
-    """SHA-256 over the names and contents of every file of the layout and over how captions are read from them."""
-    whole = hashlib.sha256(f"{source.layout} {captions_from} {caption_key!r}\n".encode())
+def _digest(source: Source, caption_key: str | None) -> str:
+    """SHA-256 over the layout, the caption key, and the names and contents of all its files."""
+    whole = hashlib.sha256(f"{source.layout} {caption_key!r}\n".encode())
     for name in (*source.images, *source.texts):
         try:
             with (source.root / name).open("rb", buffering=0) as file:
@@ -168,7 +181,7 @@ def _fill(
     for read in read_pictures(records, resolution, progress):
         if gathered.add(read) and read.picture is not None:
             pixels = read.picture.pixels
-            file.write(np.ascontiguousarray(flatten(pixels) if image_channels == 3 else pixels).data)
+            file.write((flatten(pixels) if image_channels == 3 else pixels).data)
     channels = image_channels or (4 if 2 * gathered.with_alpha > len(gathered.records) else 3)
     if image_channels is None and channels == 3:  # known only now: flatten in place, front to back
         size = resolution * resolution
@@ -196,19 +209,25 @@ def _from_entry(entry: Entry, digest: str, path: str) -> CaptionedImages:
     index = entry.index
     report = replace(DataReport.from_dict(cast("dict[str, Any]", index["report"])), path=path)
     return CaptionedImages(
-        entry.pixels, index["captions"], index["names"], index["splits"], index["meta"], digest, report, index["hashes"]
+        entry.pixels,
+        index["captions"],
+        index["names"],
+        index["splits"],
+        index["meta"],
+        index["hashes"],
+        digest,
+        report,
     )
 
 
 def _refused(report: DataReport) -> DataError:
     """Why training does not go on, in one line with what to do."""
-    worst = next((problem for problem in report.errors if problem.fatal), None) or next(iter(report.errors), None)
+    worst = report.errors[0] if report.errors else None
     if worst is None:
-        return DataError(f"{report.path}: no picture with a caption was found", "see: t2i check DATA")
-    if worst.fatal:
+        return DataError(f"{report.path}: no picture with a caption was found", "see docs/data.md")
+    if worst.fault.fatal:
         return DataError(f"{report.path}: {worst.text}", worst.mend)
-    share = 100 * report.bad / max(1, report.pairs + report.bad)
     return DataError(
-        f"{report.path}: {share:.0f}% is bad, and at most 1% may be: {worst.text}",
-        f"{worst.mend}; see: t2i check {report.path}",
+        f"{report.path}: {100 * report.bad_share:.0f}% is bad, at most 1% may be: {worst.text}",
+        f"{worst.mend}; see all: t2i check {report.path}",
     )

@@ -1,4 +1,7 @@
-"""What was found in a data set, and what is wrong with it: plain data that a person or a program can read."""
+"""What was found in a data set, and what is wrong with it: plain data for a person or a program.
+
+`FAULTS` words every fault once: what one thing has, what many have, and what to do about it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,115 @@ from typing import Any, Literal, cast
 
 from t2i_cli.errors import visible
 
-__all__ = ["BAD_SHARE", "DataReport", "Problem", "Problems", "Record"]
+__all__ = ["BAD_SHARE", "FAULTS", "DataReport", "Fault", "Problem", "Problems", "Record"]
 
 BAD_SHARE = 0.01  # training goes on when at most this share of the pictures is bad
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How one kind of fault is told."""
+
+    severity: Severity
+    one: str  # said of one thing
+    many: str  # said of several
+    mend: str = ""  # what to do about it, where the place that found it does not say better
+    fatal: bool = False  # training never goes on, however few have it
+
+
+FAULTS: dict[str, Fault] = {
+    # nothing can be trained
+    "empty": Fault("error", "nothing to read", "nothing to read", "", fatal=True),
+    "no-match": Fault("error", "no row matches an image", "", "", fatal=True),
+    "unknown-key": Fault("error", "no row has a caption", "", "", fatal=True),
+    "unknown-file-key": Fault("error", "no row has a file_name", "", "", fatal=True),
+    "bad-metadata": Fault(
+        "error",
+        "metadata file cannot be read",
+        "metadata files cannot be read",
+        "save it as UTF-8, a row an image",
+        fatal=True,
+    ),
+    # pictures or rows that are left out
+    "no-caption": Fault("error", "image has no caption", "images have no caption"),
+    "unreadable": Fault("error", "file cannot be read", "files cannot be read"),
+    "missing-image": Fault(
+        "error",
+        "row names an image that is not there",
+        "rows name images that are not there",
+        "add the image, or remove the row",
+    ),
+    "bad-path": Fault(
+        "error",
+        "row names a path outside the folder",
+        "rows name paths outside the folder",
+        "paths are relative to the metadata file, without .. and without https://",
+    ),
+    "bad-row": Fault(
+        "error",
+        "row cannot be read",
+        "rows cannot be read",
+        'write {"file_name": "a.png", "text": "a red cat"}',
+    ),
+    "bad-caption-file": Fault(
+        "error",
+        "caption file cannot be read",
+        "caption files cannot be read",
+        "save it as UTF-8 text, or as a JSON object",
+    ),
+    "cut-shard": Fault(
+        "error",
+        "shard is broken or cut off",
+        "shards are broken or cut off",
+        "copy it again; what came before was read",
+    ),
+    # worth knowing
+    "duplicate": Fault(
+        "warning",
+        "duplicate image",
+        "duplicate images",
+        "give one image several captions instead",
+    ),
+    "small": Fault("warning", "smaller image", "smaller images", "they are enlarged"),
+    "shared-caption-file": Fault(
+        "warning",
+        "caption file belongs to several images",
+        "caption files belong to several images",
+        "rename one of the images and give it its own",
+    ),
+    "stray-caption-file": Fault(
+        "warning",
+        "caption file has no image",
+        "caption files have no image",
+        "remove it, or add the image of the same name",
+    ),
+    "unlisted": Fault(
+        "warning",
+        "image is in no row and left out",
+        "images are in no row and left out",
+        "add a row for it",
+    ),
+    "no-end-marker": Fault(
+        "warning",
+        "shard has no end marker and may be cut off",
+        "shards have no end marker and may be cut off",
+        "copy it again if samples are missing",
+    ),
+    "skipped-member": Fault(
+        "warning",
+        "thing in a shard is passed over",
+        "things in shards are passed over",
+        "shards hold plain files of at most 256 MB",
+    ),
+    "left-out": Fault(
+        "warning",
+        "file of another layout is left out",
+        "files of another layout are left out",
+        "check it apart, or choose with --captions-from",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -19,22 +128,30 @@ class Record:
     name: str  # path inside the data set, e.g. img/003.jpg, or shard.tar/key.webp
     captions: tuple[str, ...]  # alternatives, best first; at least one
     file: str  # path of the file that holds the bytes
-    offset: int = 0  # byte, of the picture inside an uncompressed or decompressed shard
+    offset: int = 0  # byte, of the picture inside a shard (decompressed)
     size: int = -1  # bytes, -1: the whole file
     split: str = ""  # e.g. train, val_style; empty where the data names none
-    meta: dict[str, Any] = field(default_factory=dict[str, Any])  # what else the data says: style, license, ...
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])  # style, license, ...
 
 
 @dataclass(frozen=True)
 class Problem:
     """One kind of fault, with everything that has it."""
 
-    kind: str  # a stable word for programs, e.g. no-caption
-    severity: Literal["error", "warning"]
-    items: tuple[str, ...]  # what has the fault, one an entry
-    what: str  # a sentence part for one and for many, e.g. "image has no caption|images have no caption"
+    kind: str  # a key of FAULTS
+    items: tuple[str, ...]  # what has the fault, one an entry; empty where it is the whole data set
+    what: str = ""  # a sentence of its own instead of the fault's, e.g. for the whole data set
     mend: str = ""  # what to do about it
-    fatal: bool = False  # training never goes on, however few they are
+
+    @property
+    def fault(self) -> Fault:
+        """How the kind is told."""
+        return FAULTS[self.kind]
+
+    @property
+    def severity(self) -> Severity:
+        """Errors make `check` exit 3; warnings do not."""
+        return self.fault.severity
 
     @property
     def count(self) -> int:
@@ -42,65 +159,60 @@ class Problem:
         return len(self.items)
 
     @property
-    def examples(self) -> tuple[str, ...]:
-        """The first few of them."""
-        return self.items[:3]
-
-    @property
     def text(self) -> str:
         """One line, safe to print: ``66 images have no caption (img/003.jpg, ...)``."""
-        one, _, many = self.what.partition("|")
         if not self.items:
-            return visible(one)
-        if self.count == 1 and len(self.items[0]) > 60:
-            shown = self.items[0]
-        else:
-            shown = self.items[0] + (", ..." if self.count > 1 else "")
-        return visible(f"{self.count:,} {one if self.count == 1 else many or one} ({shown})")
+            return visible(self.what or self.fault.one)
+        said = self.what or (self.fault.one if self.count == 1 else self.fault.many)
+        more = ", ..." if self.count > 1 else ""
+        return visible(f"{self.count:,} {said} ({self.items[0]}{more})")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary with every item."""
+        """A JSON-ready dictionary with every item, control characters made visible."""
         return {
-            "kind": self.kind, "severity": self.severity, "count": self.count, "what": self.what, "mend": self.mend,
-            "fatal": self.fatal, "text": self.text, "items": list(self.items),
-        }  # fmt: skip
+            "kind": self.kind,
+            "severity": self.severity,
+            "fatal": self.fault.fatal,
+            "count": self.count,
+            "text": self.text,
+            "what": visible(self.what),
+            "mend": visible(self.mend),
+            "items": [visible(item) for item in self.items],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Problem:
         """The inverse of `to_dict`."""
-        return cls(data["kind"], data["severity"], tuple(data["items"]), data["what"], data["mend"], data["fatal"])
+        return cls(data["kind"], tuple(data["items"]), data["what"], data["mend"])
 
 
 class Problems:
     """Gathers faults by kind while a data set is read."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[Literal["error", "warning"], str, str, bool]] = {}
         self._items: dict[str, list[str]] = {}
+        self._words: dict[str, tuple[str, str]] = {}
 
-    def add(
-        self,
-        kind: str,
-        item: str,
-        what: str,
-        mend: str = "",
-        *,
-        severity: Literal["error", "warning"] = "error",
-        fatal: bool = False,
-    ) -> None:
-        """Note that ``item`` has the fault; the first one of a kind words it for all."""
-        self._kinds.setdefault(kind, (severity, what, mend, fatal))
+    def add(self, kind: str, item: str = "", *, what: str = "", mend: str = "") -> None:
+        """Note that ``item`` has the fault; the first one of a kind words it for all.
+
+        Args:
+            kind: a key of `FAULTS`.
+            item: what has the fault; empty where it is the whole data set.
+            what: said instead of the fault's own words.
+            mend: said instead of the fault's own mend.
+        """
+        self._words.setdefault(kind, (what, mend or FAULTS[kind].mend))
         items = self._items.setdefault(kind, [])
         if item:
             items.append(item)
 
     def listed(self) -> tuple[Problem, ...]:
-        """The problems, errors first, the most frequent first."""
+        """The problems: errors before warnings, fatal ones first, then the most frequent."""
         found = [
-            Problem(kind, severity, tuple(self._items[kind]), what, mend, fatal)
-            for kind, (severity, what, mend, fatal) in self._kinds.items()
+            Problem(kind, tuple(self._items[kind]), *said) for kind, said in self._words.items()
         ]
-        return tuple(sorted(found, key=lambda one: (one.severity, not one.fatal, -one.count)))
+        return tuple(sorted(found, key=lambda one: (one.severity, not one.fault.fatal, -one.count)))
 
 
 @dataclass(frozen=True)
@@ -108,15 +220,15 @@ class DataReport:
     """A data set as it was found."""
 
     path: str  # as given
-    layout: str  # a phrase: "tar shards (4)", "image folder with metadata.jsonl", ...; empty where none was found
+    layout: str  # a phrase, e.g. "tar shards (4)"; empty where none was found
     pairs: int  # pictures that can be read and have a caption
     captions: int  # alternatives counted
     words: int  # different words, case aside
     problems: tuple[Problem, ...] = ()
     with_alpha: int = 0  # pictures that are not opaque
-    sizes: dict[str, int] = field(default_factory=dict[str, int])  # smallest, median, largest: px of the long side
+    sizes: dict[str, int] = field(default_factory=dict[str, int])  # px of the long side
     splits: dict[str, int] = field(default_factory=dict[str, int])  # pairs a split
-    records: tuple[Record, ...] = ()  # the pairs, in order; empty in a report read back from a cache
+    records: tuple[Record, ...] = ()  # the pairs; empty in a report read back from a cache
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -135,29 +247,43 @@ class DataReport:
 
     @property
     def bad(self) -> int:
-        """How many pictures or rows are left out because something is wrong with them."""
+        """How many pictures, rows or shards have something wrong with them."""
         return sum(problem.count for problem in self.errors)
+
+    @property
+    def bad_share(self) -> float:
+        """The share of what was looked at that is bad, 0 to 1."""
+        return self.bad / max(1, self.pairs + self.bad)
 
     @property
     def usable(self) -> bool:
         """Whether training may go on: at most 1% is bad and nothing is fatal."""
-        return (
-            self.pairs > 0
-            and not any(problem.fatal for problem in self.errors)
-            and self.bad <= BAD_SHARE * (self.pairs + self.bad)
-        )
+        fatal = any(problem.fault.fatal for problem in self.errors)
+        return self.pairs > 0 and not fatal and self.bad_share <= BAD_SHARE
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary, without the records; `from_dict` is its inverse."""
         return {
-            "path": self.path, "layout": self.layout, "ok": self.ok, "usable": self.usable, "pairs": self.pairs,
-            "captions": self.captions, "words": self.words, "bad": self.bad, "with_alpha": self.with_alpha,
-            "sizes": self.sizes, "splits": self.splits, "problems": [problem.to_dict() for problem in self.problems],
-        }  # fmt: skip
+            "path": visible(self.path, 4096),
+            "layout": visible(self.layout),
+            "ok": self.ok,
+            "usable": self.usable,
+            "pairs": self.pairs,
+            "captions": self.captions,
+            "words": self.words,
+            "bad": self.bad,
+            "with_alpha": self.with_alpha,
+            "sizes": self.sizes,
+            "splits": {visible(name): count for name, count in self.splits.items()},
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataReport:
         """The report of a dictionary made by `to_dict`."""
-        problems = tuple(Problem.from_dict(cast("dict[str, Any]", one)) for one in data["problems"])
+        problems = cast("list[dict[str, Any]]", data["problems"])
         names = ("path", "layout", "pairs", "captions", "words", "with_alpha", "sizes", "splits")
-        return cls(**{name: data[name] for name in names}, problems=problems)
+        return cls(
+            **{name: data[name] for name in names},
+            problems=tuple(Problem.from_dict(problem) for problem in problems),
+        )

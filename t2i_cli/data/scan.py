@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from t2i_cli.data.layouts import CaptionsFrom, Source, find, read_records
+from t2i_cli.data.folders import read_class_folders, read_sidecars
+from t2i_cli.data.layouts import CaptionsFrom, Source, find
+from t2i_cli.data.metadata import read_metadata
 from t2i_cli.data.reading import Read, read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
+from t2i_cli.data.shards import read_shards
 
-__all__ = ["Gathered", "note_left_out", "scan"]
+__all__ = ["Gathered", "read_records", "scan"]
 
 _WORD = re.compile(r"\w+")
-_PROBE = 32  # px; check looks at pixels only to see that they can be read
+_PROBE = 32  # px; a scan looks at pixels only to see that they can be read
 
 
 class Gathered:
@@ -34,15 +37,15 @@ class Gathered:
         """Note one picture; whether it can be used."""
         name = read.record.name
         if read.picture is None:
-            self._problems.add("unreadable", read.error, "file cannot be read|files cannot be read", "list them: t2i check DATA --json")
+            mend = f"list them: t2i check {self._source.path} --json"
+            self._problems.add("unreadable", read.error, mend=mend)
             return False
         side = max(read.picture.width, read.picture.height)
         if side < self._min_size:
-            self._problems.add("small", f"{name}: {read.picture.width} x {read.picture.height} px",
-                               f"smaller than {self._min_size} px", "they are enlarged", severity="warning")  # fmt: skip
+            size = f"{name}: {read.picture.width} x {read.picture.height} px"
+            self._problems.add("small", size, what=f"smaller than {self._min_size} px")
         if (first := self._first_with.setdefault(read.sha256, name)) != name:
-            self._problems.add("duplicate", f"{name} = {first}", "duplicate image|duplicate images",
-                               "give one image several captions instead", severity="warning")  # fmt: skip
+            self._problems.add("duplicate", f"{name} = {first}")
         self._sides.append(side)
         self.with_alpha += read.picture.has_alpha
         self.records.append(read.record)
@@ -51,26 +54,48 @@ class Gathered:
 
     def report(self) -> DataReport:
         """What was found in all."""
-        seen: set[str] = set()
+        words: set[str] = set()
         for record in self.records:
             for caption in record.captions:
-                seen.update(_WORD.findall(caption.lower()))
+                words.update(_WORD.findall(caption.lower()))
         sides = sorted(self._sides)
-        splits = Counter(record.split for record in self.records if record.split)
-        if not self.records and not any(problem.severity == "error" for problem in self._problems.listed()):
-            self._problems.add("empty", "", "no picture with a caption was found", "see docs/data.md for the four layouts", fatal=True)
+        sizes: dict[str, int] = {}
+        if sides:
+            sizes = {"smallest": sides[0], "median": sides[len(sides) // 2], "largest": sides[-1]}
         return DataReport(
             path=str(self._source.path),
             layout=self._source.phrase,
             pairs=len(self.records),
             captions=sum(len(record.captions) for record in self.records),
-            words=len(seen),
+            words=len(words),
             problems=self._problems.listed(),
             with_alpha=self.with_alpha,
-            sizes={"smallest": sides[0], "median": sides[len(sides) // 2], "largest": sides[-1]} if sides else {},
-            splits=dict(splits),
+            sizes=sizes,
+            splits=dict(Counter(record.split for record in self.records if record.split)),
             records=tuple(self.records),
         )
+
+
+def read_records(
+    source: Source, problems: Problems, caption_key: str | None = None
+) -> list[Record]:
+    """The pictures that have a caption; what does not fit goes to ``problems``."""
+    for name in source.left_out:
+        problems.add("left-out", name)
+    if source.layout == "metadata":
+        return read_metadata(source, problems, caption_key)
+    if source.layout == "sidecar":
+        return read_sidecars(source, problems)
+    if source.layout == "shards":
+        return read_shards(source, problems, caption_key)
+    if source.layout == "folder":
+        return read_class_folders(source, problems)
+    problems.add(
+        "empty",
+        what="no picture was found",
+        mend="it takes PNG, JPEG, WebP, BMP, GIF or AVIF pictures, or tar shards of them",
+    )
+    return []
 
 
 def scan(
@@ -85,27 +110,20 @@ def scan(
 
     Args:
         path: a folder, a tar shard or a metadata file.
-        captions_from: the layout, where it is not to be found by looking; ``folder`` takes folder names as captions.
+        captions_from: the layout, where it is not to be found by looking; ``folder`` takes the
+            names of folders as captions.
         caption_key: the key of the captions in a metadata file or JSON sidecar.
         min_size: px; pictures whose long side is under it are counted in a warning.
         progress: called with (done, total) pictures now and then.
 
     Raises:
-        DataError: there is nothing at the path, or it may not be read. Faults inside the data are in the report.
+        DataError: there is nothing at the path, or it may not be read. Faults inside the data are
+            in the report.
     """
     source = find(Path(path), captions_from)
     problems = Problems()
     records = read_records(source, problems, caption_key)
-    note_left_out(source, problems)
     gathered = Gathered(source, problems, min_size)
     for read in read_pictures(records, _PROBE, progress):
         gathered.add(read)
     return gathered.report()
-
-
-def note_left_out(source: Source, problems: Problems) -> None:
-    """Warn of files of another layout, which are not read."""
-    for name in source.left_out:
-        problems.add("left-out", name, f"file beside the {source.phrase} is left out|files beside the {source.phrase} are left out",
-                     "check them apart", severity="warning")  # fmt: skip
-

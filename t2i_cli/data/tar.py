@@ -1,7 +1,7 @@
 """A tar stream -> the place of each regular file in it. Nothing is extracted, and only headers are read.
 
-The standard library's reader stops at a cut in silence and reads extended headers of any size into memory; this one says
-how the stream ended, and passes over links, devices and oversize members.
+The standard library's reader stops at a cut in silence and reads extended headers of any size into
+memory; this one says how the stream ended, and passes over links, devices and oversize members.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def members(file: BinaryIO, max_size: int, length: int = -1) -> Iterator[Member 
     """Walk a tar stream (ustar, GNU and pax headers) from its beginning.
 
     Args:
-        file: seekable forwards; must not be moved by others while this runs, except back to where it was.
+        file: seekable forwards; must not be moved by others while this runs, except back to where
+            it was.
         max_size: bytes; larger members are skipped.
         length: bytes in the whole stream where that is known, -1 where only reading tells.
     """
@@ -58,7 +59,11 @@ def members(file: BinaryIO, max_size: int, length: int = -1) -> Iterator[Member 
         file.seek(position)
         header = file.read(BLOCK)
         if not header:
-            yield Ending(whole=position > 0, marked=False, why="it has no end marker" if position else "an empty file")
+            yield Ending(
+                whole=position > 0,
+                marked=False,
+                why="it has no end marker" if position else "an empty file",
+            )
             return
         if len(header) < BLOCK:
             yield Ending(whole=False, marked=False, why="cut off in a header")
@@ -68,7 +73,9 @@ def members(file: BinaryIO, max_size: int, length: int = -1) -> Iterator[Member 
             return
         parsed = _parse(header)
         if parsed is None:
-            yield Ending(whole=False, marked=False, why="a broken header" if position else "not a tar file")
+            yield Ending(
+                whole=False, marked=False, why="a broken header" if position else "not a tar file"
+            )
             return
         name, size, kind = parsed
         position += BLOCK
@@ -98,8 +105,19 @@ def members(file: BinaryIO, max_size: int, length: int = -1) -> Iterator[Member 
                         return
                     yield Member(name, position, size)
             elif kind != b"5":
-                links = {b"1": "a link", b"2": "a link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
-                yield Skipped(name, "a sparse file" if sparse or kind == b"S" else links.get(kind, "not a regular file"))
+                links = {
+                    b"1": "a link",
+                    b"2": "a link",
+                    b"3": "a device",
+                    b"4": "a device",
+                    b"6": "a pipe",
+                }
+                yield Skipped(
+                    name,
+                    "a sparse file"
+                    if sparse or kind == b"S"
+                    else links.get(kind, "not a regular file"),
+                )
             if kind in b"123456":
                 size = 0
         position += -(-size // BLOCK) * BLOCK
@@ -115,7 +133,9 @@ def _reaches(file: BinaryIO, end: int, length: int) -> bool:
 
 def _parse(header: bytes) -> tuple[str, int, bytes] | None:
     """Name, size in bytes and type flag, or None where the checksum or a field is wrong."""
-    name, size, checksum, kind, magic, prefix = struct.unpack("100s24x12s12x8sc100x6s82x155s12x", header)
+    name, size, checksum, kind, magic, prefix = struct.unpack(
+        "100s24x12s12x8sc100x6s82x155s12x", header
+    )
     stored = _number(checksum)
     # the checksum counts its own field as blanks
     if stored is None or sum(header) - sum(checksum) + 8 * 32 != stored:
@@ -141,7 +161,7 @@ def _number(field: bytes) -> int | None:
 
 
 def _pax(content: bytes) -> dict[str, str]:
-    """The records "length key=value\\n" of a pax header; what is broken ends the reading."""
+    r"""The records "length key=value\n" of a pax header; what is broken ends the reading."""
     found: dict[str, str] = {}
     while content:
         digits, _, _ = content.partition(b" ")
