@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -300,6 +301,7 @@ def train(
 
     if time is not None and steps is not None:
         raise UsageError("--time and --steps exclude each other", "give one of them")
+    layout = _layout(captions_from)
     run_folder = out if out is not None else Path("runs") / _run_name(data)
     flags: dict[str, Any] = {
         "size": size,
@@ -349,7 +351,7 @@ def train(
         prompts=None if prompts is None else _read_lines(prompts),
         resume=resume,
         force=force,
-        captions_from=_layout(captions_from),
+        captions_from=layout,
         caption_key=caption_key,
         tensorboard=tensorboard,
         workers=_auto_int(workers, "--workers") or 0,
@@ -609,17 +611,27 @@ def _command() -> Any:
     for command in group.commands.values():
         command.params.extend(everywhere)
     for command in (group, *group.commands.values()):
-        for param in command.params:
-            _lighten(param)
+        command.get_params = _light_params(command.get_params)
     return group
 
 
-def _lighten(param: Any) -> None:
-    """Let plain types be read without pydantic, which typer would import for them at a cost of 70 ms a command."""
-    descriptor = getattr(param, "type_descriptor", None)
-    reader = _READERS.get(getattr(descriptor, "annotation", None))
-    if reader is not None and hasattr(param, "get_runtime_param"):
-        param.get_runtime_param = lambda: reader
+def _light_params(get_params: Any) -> Any:
+    """Let plain types be read without pydantic, which costs 70 ms a command where typer imports it."""
+
+    def light(context: Any) -> Any:
+        params = get_params(context)
+        for param in params:
+            descriptor = getattr(param, "type_descriptor", None)
+            reader = _READERS.get(getattr(descriptor, "annotation", None))
+            if reader is not None and hasattr(param, "get_runtime_param"):
+                param.get_runtime_param = partial(_same, reader)
+        return params
+
+    return light
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class _Reader:

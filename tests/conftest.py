@@ -13,14 +13,21 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-COLOURS = {"red": (220, 40, 30), "green": (40, 160, 60), "blue": (40, 80, 220), "yellow": (240, 210, 40)}
+COLOURS = {
+    "red": (220, 40, 30),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 220),
+    "yellow": (240, 210, 40),
+}
 SHAPES = ("square", "ball", "bar")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(autouse=True)
-def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_world(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """No test reads the user's cache, model, or colours."""
     for name in [*os.environ]:
         if name.startswith("T2I_") or name in ("NO_COLOR", "FORCE_COLOR"):
@@ -33,7 +40,13 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def cli() -> Cli:
     """``cli("check", folder)`` runs t2i in a process of its own; stdin is empty unless ``input=`` is given."""
 
-    def run(*arguments: object, input: str = "", timeout: float = 120, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object,
+        input: str = "",
+        timeout: float = 120,
+        cwd: Path | None = None,
+        **env: str,
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "t2i_cli", *map(str, arguments)],
             input=input,
@@ -63,7 +76,7 @@ def shape_pixels(shape: str, colour: str, side: int = 64, offset: int = 0) -> np
 
 @pytest.fixture(scope="session")
 def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four 64 px RGBA drawings with captions beside them, ``red-ball-0.png`` with ``red-ball-0.txt``. Read only."""
+    """Twenty-four 64 px RGBA drawings, ``red-ball-0.png`` with ``red-ball-0.txt`` beside it. Read only."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("captioned")
@@ -71,6 +84,10 @@ def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for shape in SHAPES:
             for k in range(2):
                 name = f"{colour}-{shape}-{k}"
-                Image.fromarray(shape_pixels(shape, colour, offset=3 * k)).save(folder / f"{name}.png")
-                (folder / f"{name}.txt").write_text(f"a {colour} {shape}\n{shape} in {colour}\n", encoding="utf-8")
+                Image.fromarray(shape_pixels(shape, colour, offset=3 * k)).save(
+                    folder / f"{name}.png"
+                )
+                (folder / f"{name}.txt").write_text(
+                    f"a {colour} {shape}\n{shape} in {colour}\n", encoding="utf-8"
+                )
     return folder

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Cli
 
 import t2i_cli
-from conftest import Cli
 from t2i_cli import cli as cli_module
 from t2i_cli.cli import parse_span, run
 from t2i_cli.errors import OutputError, T2IError, UsageError
@@ -37,7 +37,9 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     text = path.with_suffix(".txt")
     text.write_text("a red cat\na blue dog on a green table\nthe red dog\n" * 20, encoding="utf-8")
-    assert run(["-q", "tokenize", "--train", str(text), "-o", str(path), "--vocab-size", "400"]) == 0
+    assert (
+        run(["-q", "tokenize", "--train", str(text), "-o", str(path), "--vocab-size", "400"]) == 0
+    )
     return path
 
 
@@ -74,10 +76,20 @@ def test_no_command_shows_help_and_is_a_usage_error(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["sample", "-h"], ["train", "-h"], ["nothing"], ["check", "{data}"], ["info", "{data}"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["sample", "-h"],
+        ["train", "-h"],
+        ["nothing"],
+        ["check", "{data}"],
+        ["info", "{data}"],
+    ],
     ids=" ".join,
 )
-def test_quick_commands_import_neither_torch_nor_rich(arguments: list[str], captioned_folder: Path) -> None:
+def test_quick_commands_import_neither_torch_nor_rich(
+    arguments: list[str], captioned_folder: Path
+) -> None:
     code = (
         "import sys\nfrom t2i_cli.cli import run\n"
         f"run({[part.format(data=captioned_folder) for part in arguments]!r})\n"
@@ -86,7 +98,10 @@ def test_quick_commands_import_neither_torch_nor_rich(arguments: list[str], capt
     )
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
     )
     assert done.stdout.splitlines()[-1] == "slow imports: []", done.stderr
 
@@ -120,10 +135,16 @@ def test_quick_commands_import_neither_torch_nor_rich(arguments: list[str], capt
         (["train", "x\x1b[31m", "--st\x1b]0;hi\x07"], "no such option"),
         (["\x1b[31mred\u202e"], "no such command"),
     ],
-    ids=lambda value: " ".join(value).encode("unicode_escape").decode() if isinstance(value, list) else "",
+    ids=lambda value: (
+        " ".join(value).encode("unicode_escape").decode() if isinstance(value, list) else ""
+    ),
 )
 def test_usage_errors(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = run(arguments)
@@ -151,7 +172,10 @@ def test_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
     for command in ("check", "train"):
         done = cli(command, tmp_path / "data", cwd=tmp_path)
         assert done.returncode == 3 and "Traceback" not in done.stderr
-        assert "no picture" in (done.stdout + done.stderr).lower() or "no image" in (done.stdout + done.stderr).lower()
+        assert (
+            "no picture" in (done.stdout + done.stderr).lower()
+            or "no image" in (done.stdout + done.stderr).lower()
+        )
 
 
 def test_weights_that_are_not_there_or_are_none(cli: Cli, tmp_path: Path) -> None:
@@ -184,7 +208,10 @@ def test_tokenize_prints_what_the_model_reads(
 
 def test_tokenize_reads_a_pipe_line_by_line(tokenizer_file: Path, cli: Cli) -> None:
     done = cli("tokenize", "-", "-m", tokenizer_file, "--json", input="a red cat\n\nthe dog\n")
-    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["a red cat", "the dog"]
+    assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == [
+        "a red cat",
+        "the dog",
+    ]
     assert cli("tokenize", "-m", tokenizer_file, "--ids", input="a cat\n").stdout.strip()
 
 
@@ -212,13 +239,17 @@ def test_tokenizer_from_a_pipe(cli: Cli, tmp_path: Path) -> None:
     out = tmp_path / "tokenizer.model"
     done = cli("tokenize", "--train", "-", "-o", out, input="a red cat\na blue dog\n" * 10)
     assert done.stdout == f"{out}\n" and out.stat().st_size > 1000
-    assert "no text" in one_line(cli("tokenize", "--train", "-", "-o", tmp_path / "b.model", input="\n"), 3)
+    assert "no text" in one_line(
+        cli("tokenize", "--train", "-", "-o", tmp_path / "b.model", input="\n"), 3
+    )
     assert not (tmp_path / "b.model").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_tokenizer_that_cannot_be_written_is_an_error(captioned_folder: Path, cli: Cli) -> None:
-    assert "No space" in one_line(cli("tokenize", "--train", captioned_folder, "-o", "/dev/full", "-q"), 1)
+    assert "No space" in one_line(
+        cli("tokenize", "--train", captioned_folder, "-o", "/dev/full", "-q"), 1
+    )
 
 
 def test_sentencepiece_that_gives_nothing_is_an_error(
@@ -244,10 +275,18 @@ def test_sentencepiece_that_gives_nothing_is_an_error(
         (OutputError("full"), 1, "t2i: error: full"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory"),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried"), 1, "out of memory"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried"),
+            1,
+            "out of memory",
+        ),
         (PermissionError(13, "Permission denied", "runs"), 1, "runs: Permission denied"),
         (ModuleNotFoundError("x", name="transformers"), 1, "t2i-cli[hf]"),
-        (ZeroDivisionError("by\x1b[31m zero\nsecond line"), 1, "internal error: ZeroDivisionError: by\\x1b[31m zero; set T2I_DEBUG=1"),
+        (
+            ZeroDivisionError("by\x1b[31m zero\nsecond line"),
+            1,
+            "internal error: ZeroDivisionError: by\\x1b[31m zero; set T2I_DEBUG=1",
+        ),
         (KeyboardInterrupt(), 130, "stopped"),
         (SystemExit(4), 4, ""),
         (BrokenPipeError(), 0, ""),
@@ -255,7 +294,11 @@ def test_sentencepiece_that_gives_nothing_is_an_error(
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_every_error_is_one_line(
-    error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(arguments: object) -> int:
         raise error
@@ -268,7 +311,9 @@ def test_every_error_is_one_line(
     assert "Traceback" not in err
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(arguments: object) -> int:
         raise T2IError("it broke")
 
@@ -285,7 +330,9 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parent.parent)
     env = {**os.environ, "PYTHONPATH": root, "T2I": f"{sys.executable} -m t2i_cli"}
-    return subprocess.run(["bash", "-c", command], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=cwd, env=env, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_reader_that_leaves_gives_no_traceback(tokenizer_file: Path, tmp_path: Path) -> None:
@@ -310,8 +357,12 @@ def test_closed_streams_do_no_harm(tokenizer_file: Path, tmp_path: Path) -> None
     assert done.returncode == 3 and done.stdout == ""
 
 
-def test_quiet_and_verbose_are_understood_anywhere(captioned_folder: Path, cli: Cli, tmp_path: Path) -> None:
-    for k, arguments in enumerate([["-q", "tokenize"], ["tokenize", "-q"], ["tokenize", "--quiet"]]):
+def test_quiet_and_verbose_are_understood_anywhere(
+    captioned_folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    for k, arguments in enumerate(
+        [["-q", "tokenize"], ["tokenize", "-q"], ["tokenize", "--quiet"]]
+    ):
         done = cli(*arguments, "--train", captioned_folder, "-o", tmp_path / f"{k}.model")
         assert done.returncode == 0 and done.stderr == ""
 
@@ -321,7 +372,16 @@ def test_quiet_and_verbose_are_understood_anywhere(captioned_folder: Path, cli: 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1d", 86_400), ("45", 45), ("1.5h", 5400), ("2 min", 120)],
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1d", 86_400),
+        ("45", 45),
+        ("1.5h", 5400),
+        ("2 min", 120),
+    ],
 )
 def test_spans(text: str, seconds: float) -> None:
     assert parse_span(text, "--time") == seconds

@@ -198,7 +198,16 @@ def test_training_on_a_terminal_draws_every_part(monkeypatch: pytest.MonkeyPatch
         display.show(Report(ROW))
         display.show(Advice("gap", "D runs away"))
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
-    for part in ("stage 2 of 2: flow", "contrastive", "100%", "25%", "171 images/s", "812 MB", "flow 0.251", "D runs away"):
+    for part in (
+        "stage 2 of 2: flow",
+        "contrastive",
+        "100%",
+        "25%",
+        "171 images/s",
+        "812 MB",
+        "flow 0.251",
+        "D runs away",
+    ):
         assert part in drawn, part
 
 
@@ -230,7 +239,9 @@ def test_progress_on_a_terminal_draws_a_bar(monkeypatch: pytest.MonkeyPatch) -> 
 def in_python(code: str, **pipes: object) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, **pipes  # type: ignore[call-overload]
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root},
+        **pipes,  # type: ignore[call-overload]
     )
 
 
@@ -257,7 +268,10 @@ def test_a_full_stdout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         "try: console.result('x')\n"
         "except errors.OutputError as error: console.fail(error); raise SystemExit(9)"
     )
-    with Path("/dev/full").open("wb") as full, in_python(code, stdout=full, stderr=subprocess.PIPE) as process:
+    with (
+        Path("/dev/full").open("wb") as full,
+        in_python(code, stdout=full, stderr=subprocess.PIPE) as process,
+    ):
         assert process.stderr is not None
         assert process.stderr.read() == b"t2i: error: standard output: No space left on device\n"
         assert process.wait(30) == 9

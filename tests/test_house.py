@@ -71,7 +71,9 @@ def test_only_its_owner_imports_a_package(package: str) -> None:
 
 def test_fast_modules_do_not_import_torch() -> None:
     code = "import sys\nfrom importlib import import_module\n"
-    code += "".join(f"import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}\n" for name in FAST)
+    code += "".join(
+        f"import_module({name!r})\nassert 'torch' not in sys.modules, {name!r}\n" for name in FAST
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -82,7 +84,9 @@ def test_nothing_unpickles_a_file() -> None:
         r"distributed\.checkpoint|allow_pickle\s*=\s*True)\b|\beval\(|\bexec\(|pipe:"
     )
     for path in FILES:
-        assert not {"pickle", "marshal", "shelve", "yaml", "joblib", "dill"} & imports_of(path), path
+        assert not {"pickle", "marshal", "shelve", "yaml", "joblib", "dill"} & imports_of(path), (
+            path
+        )
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             code = line.partition("#")[0]
             if ".eval(" in code:  # a network's eval mode
@@ -100,8 +104,11 @@ def test_every_public_name_exists_and_import_is_free() -> None:
         assert getattr(t2i_cli, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         t2i_cli.nothing  # noqa: B018
-    code = "import sys, t2i_cli; print(sorted(m for m in sys.modules if m.partition('.')[0] in {'numpy','torch','rich','typer','PIL'}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"numpy", "torch", "rich", "typer", "PIL"}
+    code = f"import sys, t2i_cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -114,7 +121,9 @@ def test_package_data_and_metadata() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"]["t2i"] == "t2i_cli.__main__:main"
     assert "torch>=2.11,<2.14" in project["project"]["dependencies"]
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {"weights": "t2i_cli/weights"}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"] == {
+        "weights": "t2i_cli/weights"
+    }
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
