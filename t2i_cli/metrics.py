@@ -215,15 +215,19 @@ def nearest(features: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([item.values for item in found]), torch.cat([item.indices for item in found])
 
 
-def memorisation(train: Tensor, held_out: Tensor, fake: Tensor) -> Neighbours:
+def memorisation(train: Tensor, held_out: Tensor | None, fake: Tensor) -> Neighbours:
     """Whether generated pictures lie nearer to the training pictures than new real pictures do.
 
     Args:
         train: features (n, d) of training pictures.
-        held_out: features (h, d) of real pictures that were not trained on.
+        held_out: features (h, d) of real pictures that were not trained on; None where there are
+            none, and each training picture is measured against the others.
         fake: features (m, d) of generated pictures.
     """
-    real_gap, _ = nearest(held_out, train)
+    if held_out is None:
+        real_gap = _kth_distance(_rows(train, "train", 2), 1)
+    else:
+        real_gap, _ = nearest(held_out, train)
     fake_gap, _ = nearest(fake, train)
     usual = float(real_gap.median())
     ratio = float(fake_gap.median()) / usual if usual > 0 else math.nan

@@ -230,6 +230,8 @@ def test_memorisation_tells_copies_from_new_pictures() -> None:
     assert new.copies.value < 0.06
     assert copies.ratio.value < 0.01
     assert copies.copies.value == 1
+    alone = memorisation(train, None, normal(100, seed=3))
+    assert alone.ratio.value == pytest.approx(1, abs=0.1)
     gaps, index = nearest(train[:5], train)
     assert gaps.tolist() == pytest.approx([0] * 5, abs=1e-5)
     assert index.tolist() == [0, 1, 2, 3, 4]
