@@ -202,6 +202,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         or type(content.get("step")) is not int
     ):
         _refuse(path, "damaged: it is not the manifest that was saved")
+    if not _lists_files(content.get("files")):
+        _refuse(path, "it lists no files, or not as a manifest does")
     for name, entry in content["files"].items():
         size, digest = _digest(folder / name)
         if size != entry["size"]:
@@ -209,6 +211,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if digest != entry["sha256"]:
             _refuse(folder / name, "damaged: it is not the file that was saved (SHA-256 differs)")
     return content
+
+
+def _lists_files(files: object) -> bool:
+    if not isinstance(files, dict) or META not in files:
+        return False
+    return all(
+        (name == META or _GROUP.fullmatch(name.removesuffix(".safetensors")) is not None)
+        and isinstance(entry, dict)
+        and set(cast("dict[str, object]", entry)) == {"size", "sha256"}
+        for name, entry in cast("dict[str, object]", files).items()
+    )
 
 
 def _digest(path: Path) -> tuple[int, str]:

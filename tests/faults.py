@@ -1,0 +1,362 @@
+"""Faults for the tests of what must survive: kills, full disks, cut and flipped files. Runs as a script too.
+
+The script forks children that save and are killed, which a process with threads (pytest) should not do itself:
+
+    python tests/faults.py each FOLDER K          a kill before and after every K-th system call of a save
+    python tests/faults.py random FOLDER N SEED   N kills at random moments of an endless run
+    python tests/faults.py full FOLDER            a save at every 4 KiB of free space (FOLDER on its own small tmpfs)
+    python tests/faults.py limit FOLDER           the same by a limit on a file's size, where no tmpfs can be mounted
+
+It prints one JSON object: cases, failures (a list of sentences) and what else it counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from t2i_cli import checkpoint, models
+from t2i_cli.config import ModelConfig, TextEncoderConfig
+from t2i_cli.errors import OutputError, T2IError
+
+TOKENIZER = bytes(range(256)) * 3
+SYSTEM_CALLS = frozenset(
+    [
+        "open",
+        "write",
+        "flush",
+        "close",
+        "fsync",
+        "rename",
+        "replace",
+        "mkdir",
+        "unlink",
+        "rmdir",
+        "link",
+        "ftruncate",
+        "scandir",
+        "flock",
+        "__exit__",
+    ]
+)
+
+
+def tiny_config() -> ModelConfig:
+    """The smallest model that every network accepts."""
+    return ModelConfig(
+        size="custom",
+        resolution=32,
+        image_channels=4,
+        fold=1,
+        channels=(8,),
+        blocks=1,
+        text_attention=(),
+        self_attention=(),
+        head_dim=8,
+        image_encoder_channels=(8,),
+        text=TextEncoderConfig(vocab_size=16, context_length=8, dim=8, depth=1, heads=1),
+    )
+
+
+def tiny_networks(seed: int = 0) -> models.Networks:
+    torch.manual_seed(seed)
+    networks = models.build(tiny_config())
+    with torch.no_grad():
+        for value in networks.parameters():
+            value.copy_(torch.randn_like(value))
+    return networks
+
+
+def save_tiny(path: Path, seed: int = 0, **more: object) -> str:
+    networks = tiny_networks(seed)
+    states = {name: net.state_dict() for name, net in networks.named_children()}
+    return checkpoint.save_model(
+        path, states, tiny_config(), TOKENIZER, title=f"tiny {seed}", **more
+    )
+
+
+def tensors_at(step: int) -> dict[str, dict[str, torch.Tensor]]:
+    """The state of step ``step``: told apart from any other step's by every byte."""
+    return {
+        "networks": {
+            "w": torch.full((33, 17), float(step)),
+            "b": torch.full((5,), step, dtype=torch.bfloat16),
+        },
+        "optimizer": {
+            "step": torch.tensor(step),
+            "moments": torch.full((700,), step / 3, dtype=torch.float64),
+        },
+    }
+
+
+def one_save(run: Path, step: int) -> None:
+    """What a trainer does at a save: the log's row, the weights, the state."""
+    checkpoint.append_line(run / "log.jsonl", json.dumps({"step": step, "loss": step / 7}))
+    networks = {
+        "text_encoder": {"a": torch.full((40,), step / 128)},
+        "image_encoder": {"a": torch.zeros(3)},
+        "generator": {"a": torch.full((900,), step % 256.0)},
+    }
+    checkpoint.save_model(
+        run / "model.safetensors", networks, tiny_config(), TOKENIZER, title=str(step)
+    )
+    checkpoint.save_state(
+        run, step, tensors_at(step), {"step": step, "rng": list(range(step % 50))}
+    )
+
+
+def problems_after(run: Path, at_least: int, at_most: int) -> tuple[int, list[str]]:
+    """Start again after a kill: the step that is there, and each thing about it that is not as promised."""
+    wrong: list[str] = []
+    with checkpoint.RunLock(run):
+        left = [str(path) for path in run.rglob(".*") if path.name != ".lock"]
+        if left:
+            wrong.append(f"orphans after the next start: {left}")
+        state = checkpoint.load_state(run)
+        step = state.step if state is not None else 0
+        if not at_least <= step <= at_most:
+            wrong.append(f"state of step {step}, expected {at_least} to {at_most}")
+        if state is not None:
+            expected = tensors_at(step)
+            for group, tensors in expected.items():
+                for name, value in tensors.items():
+                    if not torch.equal(state.files[group][name], value):
+                        wrong.append(f"{group}.{name} is not that of step {step}")
+            if state.meta != {"step": step, "rng": list(range(step % 50))}:
+                wrong.append("meta is another step's")
+            if len(list((run / "state").iterdir())) > 1:
+                newest = sorted((run / "state").iterdir())[-1]
+                if state.path != newest:
+                    wrong.append("not the newest state")
+        if (run / "model.safetensors").exists():
+            title = int(checkpoint.read_info(run / "model.safetensors", verify=True).title)
+            if title not in (step, step + 1):
+                wrong.append(f"weights of step {title} beside the state of step {step}")
+        elif step:
+            wrong.append("no weights")
+        checkpoint.truncate_log(run / "log.jsonl", step)
+        log = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
+        if log != "".join(
+            json.dumps({"step": k, "loss": k / 7}) + "\n" for k in range(1, step + 1)
+        ):
+            wrong.append("the log's rows are not those of an unbroken run")
+    return step, wrong
+
+
+def fork_and(work: object) -> int:
+    """Run ``work()`` in a child that ends without cleaning up; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        work()  # pyright: ignore
+        code = 0
+    except BaseException as error:
+        print(f"child: {error!r}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def kill_at_each_call(folder: Path, stride: int) -> dict[str, object]:
+    """A kill before and after every (``stride``-th) system call of a save, a child each."""
+    template = folder / "template"
+    for step in (1, 2):
+        with checkpoint.RunLock(template):
+            one_save(template, step)
+    failures: list[str] = []
+    seen: list[int] = []
+    for case in range(10_000):
+        point = case * stride
+        run = folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(template, run)
+
+        def work(run: Path = run, point: int = point) -> None:
+            count = 0
+
+            def watch(frame: object, event: str, called: object) -> None:
+                nonlocal count
+                if (
+                    event in ("c_call", "c_return")
+                    and getattr(called, "__name__", "") in SYSTEM_CALLS
+                ):
+                    count += 1
+                    if count > point:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            with checkpoint.RunLock(run):
+                sys.setprofile(watch)
+                one_save(run, 3)
+                sys.setprofile(None)
+
+        child = fork_and(work)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):  # there was no such call any more: every one has had its turn
+            if os.WEXITSTATUS(status):
+                failures.append(f"the child failed: {os.WEXITSTATUS(status)}")
+            step, wrong = problems_after(run, 3, 3)
+            failures += wrong
+            return {"cases": case, "failures": failures, "steps seen": sorted(set(seen))}
+        step, wrong = problems_after(run, 2, 3)
+        seen.append(step)
+        failures += [f"kill {point}: {text}" for text in wrong]
+    return {"cases": 0, "failures": ["the save never ended"]}
+
+
+def kill_at_random(folder: Path, count: int, seed: int) -> dict[str, object]:
+    """Kills at random moments of a run that goes on in one folder from kill to kill."""
+    chance = random.Random(seed)
+    run = folder / "run"
+    failures: list[str] = []
+    step, in_save = 0, 0
+    for case in range(count):
+        read_end, write_end = os.pipe()
+
+        def work(run: Path = run, start: int = step, write_end: int = write_end) -> None:
+            with checkpoint.RunLock(run):
+                checkpoint.truncate_log(run / "log.jsonl", start)
+                for at in range(start + 1, start + 100_000):
+                    os.write(write_end, b"%d\n" % (at - 1))
+                    one_save(run, at)
+
+        child = fork_and(work)
+        os.close(write_end)
+        select.select([read_end], [], [], 20)  # it has begun
+        time.sleep(chance.random() * 0.02)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        told = b""
+        while chunk := os.read(read_end, 65_536):
+            told += chunk
+        os.close(read_end)
+        done = int(told.split(b"\n")[-2]) if told.count(b"\n") else step
+        before = step
+        in_save += any(path.name != ".lock" for path in run.rglob(".*"))
+        step, wrong = problems_after(run, done, done + 1)
+        failures += [f"kill {case}: {text}" for text in wrong]
+        if step < before:
+            failures.append(f"kill {case}: went back from step {before} to {step}")
+    return {
+        "cases": count,
+        "failures": failures,
+        "last step": step,
+        "killed inside a save": in_save,
+    }
+
+
+def fill_disk(folder: Path) -> dict[str, object]:
+    """Every kind of write with 0, 4, 8, ... KiB free, over what existed; it must still be there, whole."""
+    failures: list[str] = []
+    cases = refused = 0
+    run, ballast = folder / "run", folder / "ballast"
+    with checkpoint.RunLock(run):
+        one_save(run, 1)
+    whole = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    writes = {
+        "log": lambda: checkpoint.append_line(
+            run / "log.jsonl", json.dumps({"step": 2, "text": "x" * 6000})
+        ),
+        "model": lambda: save_tiny(run / "model.safetensors", 2),
+        "state": lambda: checkpoint.save_state(run, 2, tensors_at(2), {"big": list(range(2000))}),
+        "file": lambda: checkpoint.write_atomic(run / "config.toml", b"#" * 30_000),
+        "start": lambda: checkpoint.RunLock(run).__enter__().__exit__(None, None, None),
+    }
+    for name, write in writes.items():
+        pages, succeeded = 0, 0
+        while succeeded < 3 and pages < 200:
+            pages_free = pages * 4096
+            free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+            ballast.write_bytes(b"\0" * max(0, free - pages_free))
+            before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+            cases += 1
+            try:
+                write()
+                succeeded += 1
+            except OutputError as error:
+                refused += 1
+                if error.exit_code != 1 or "No space left" not in str(error):
+                    failures.append(f"{name} with {pages_free} bytes free: {error}")
+                after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+                if after != before:
+                    changed = [str(p) for p in {*after, *before} if after.get(p) != before.get(p)]
+                    failures.append(f"{name} with {pages_free} bytes free changed {changed}")
+            except T2IError as error:
+                failures.append(f"{name} with {pages_free} bytes free: {error!r}")
+            ballast.unlink()
+            try:
+                checkpoint.read_info(run / "model.safetensors", verify=True)
+                assert checkpoint.load_state(run) is not None
+            except (T2IError, AssertionError) as error:
+                failures.append(f"{name} with {pages_free} bytes free: afterwards {error!r}")
+            pages += 1
+        if succeeded < 3:
+            failures.append(f"{name}: never enough space")
+        shutil.rmtree(run)
+        for path, content in whole.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return {"cases": cases, "failures": failures, "refused": refused}
+
+
+def limit_files(folder: Path) -> dict[str, object]:
+    """Every kind of write that fails at every 512 bytes, later 4 KiB, of a file (EFBIG), over what existed."""
+    failures: list[str] = []
+    cases = refused = 0
+    run = folder / "run"
+    with checkpoint.RunLock(run):
+        one_save(run, 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes = {
+        "log": lambda: checkpoint.append_line(run / "log.jsonl", "x" * 3000),
+        "model": lambda: save_tiny(run / "model.safetensors", 2),
+        "state": lambda: checkpoint.save_state(run, 2, tensors_at(2), {}),
+        "file": lambda: checkpoint.write_atomic(run / "config.toml", b"#" * 3000),
+    }
+    for name, write in writes.items():
+        limit = 1
+        while True:
+            before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+            cases += 1
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                write()
+                break
+            except OutputError:
+                refused += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+            if after != before:
+                failures.append(f"{name} at {limit} bytes: what existed has changed")
+            limit += 512 if limit < 8192 else 4096
+            if limit > 2_000_000:
+                failures.append(f"{name}: never enough")
+                break
+    return {"cases": cases, "failures": failures, "refused": refused}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, place, *numbers = sys.argv[1:]
+    Path(place).mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        if kind == "each":
+            told = kill_at_each_call(Path(place), int(numbers[0]))
+        elif kind == "random":
+            told = kill_at_random(Path(place), int(numbers[0]), int(numbers[1]))
+        elif kind == "full":
+            told = fill_disk(Path(place))
+        else:
+            told = limit_files(Path(place))
+    print(json.dumps(told))
