@@ -55,37 +55,63 @@ class ModelConfig:
     size: str = "tiny"  # name of the preset it was made from
     resolution: int = 64  # px, the side of a picture
     image_channels: int = 4  # 4: RGBA, 3: RGB
-    fold: int = 4  # px; blocks of fold x fold pixels become channels at the input of every image network
-    channels: tuple[int, ...] = (96, 160)  # of generator and discriminator, finest grid (resolution / fold) first
+    fold: int = (
+        4  # px; blocks of fold x fold pixels become channels at the input of every image network
+    )
+    channels: tuple[int, ...] = (
+        96,
+        160,
+    )  # of generator and discriminator, finest grid (resolution / fold) first
     blocks: int = 2  # residual blocks a grid, on the way down and again on the way up
-    attention: tuple[int, ...] = (16, 8)  # grids (px) that attend to themselves and to the text
+    # grids (px) that attend, on the way up at each of these and on the way down at the coarsest alone
+    text_attention: tuple[int, ...] = (16, 8)  # to the text's tokens
+    self_attention: tuple[int, ...] = (8,)  # to themselves
     head_dim: int = 32  # width of an attention head
     image_encoder_channels: tuple[int, ...] = (64, 128, 192)  # finest grid first
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
     def __post_init__(self) -> None:
         """Raise InputError where a field is out of bounds."""
-        _check(self.size in (*PRESETS, "custom"), "size", self.size, "tiny, small, base, large or custom")
+        _check(
+            self.size in (*PRESETS, "custom"),
+            "size",
+            self.size,
+            "tiny, small, base, large or custom",
+        )
         _check(self.resolution in RESOLUTIONS, "resolution", self.resolution, "32, 64, 128 or 256")
         _check(self.image_channels in (3, 4), "image_channels", self.image_channels, "3 or 4")
         _check(self.fold in (1, 2, 4, 8), "fold", self.fold, "1, 2, 4 or 8")
-        for name, values in (("channels", self.channels), ("image_encoder_channels", self.image_encoder_channels)):
+        for name, values in (
+            ("channels", self.channels),
+            ("image_encoder_channels", self.image_encoder_channels),
+        ):
             _check(1 <= len(values) <= 8, name, values, "1 to 8 widths")
             for value in values:
                 _check_int(name, value, 8, 4096)
             coarsest = self.grid >> (len(values) - 1)
-            _check(coarsest >= 2, name, values, f"at most {int(math.log2(self.grid))} widths for this resolution and fold")
+            _check(
+                coarsest >= 2,
+                name,
+                values,
+                f"at most {int(math.log2(self.grid))} widths for this resolution and fold",
+            )
         _check_int("blocks", self.blocks, 1, 16)
         _check_int("head_dim", self.head_dim, 8, 256)
-        _check(
-            all(isinstance(grid, int) and 4 <= grid <= 32 for grid in self.attention),
-            "attention",
-            self.attention,
-            "grids from 4 to 32 px",
-        )
+        for name, grids in (
+            ("text_attention", self.text_attention),
+            ("self_attention", self.self_attention),
+        ):
+            _check(
+                all(type(grid) is int and 4 <= grid <= 32 for grid in grids),
+                name,
+                grids,
+                "grids from 4 to 32 px",
+            )
         for level, width in enumerate(self.channels):
-            if self.grid >> level in self.attention:
-                _check(width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of {width}")
+            if self.grid >> level in (*self.text_attention, *self.self_attention):
+                _check(
+                    width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of {width}"
+                )
 
     @property
     def grid(self) -> int:
@@ -104,8 +130,10 @@ class ModelConfig:
             InputError: a field is missing, unknown, of the wrong type or out of bounds.
         """
         fields = _typed_fields(cls, data, "config")
-        fields["text"] = TextEncoderConfig(**_typed_fields(TextEncoderConfig, fields["text"], "config.text"))
-        for name in ("channels", "attention", "image_encoder_channels"):
+        fields["text"] = TextEncoderConfig(
+            **_typed_fields(TextEncoderConfig, fields["text"], "config.text")
+        )
+        for name in ("channels", "text_attention", "self_attention", "image_encoder_channels"):
             fields[name] = _int_tuple(fields[name], name)
         return cls(**fields)
 
@@ -116,16 +144,53 @@ class _Preset:
     image_encoder_channels: dict[int, int]
     blocks: int
     head_dim: int
+    self_attention: tuple[int, ...]
     text_dim: int
     text_depth: int
     text_heads: int
 
 
 PRESETS: dict[str, _Preset] = {
-    "tiny": _Preset({64: 32, 32: 48, 16: 96, 8: 128}, {64: 32, 32: 48, 16: 64, 8: 128, 4: 192}, 2, 32, 256, 4, 4),
-    "small": _Preset({64: 48, 32: 64, 16: 128, 8: 256}, {64: 32, 32: 64, 16: 96, 8: 192, 4: 256}, 2, 64, 256, 5, 4),
-    "base": _Preset({64: 64, 32: 96, 16: 192, 8: 384}, {64: 48, 32: 96, 16: 128, 8: 256, 4: 384}, 3, 64, 384, 6, 6),
-    "large": _Preset({64: 96, 32: 160, 16: 384, 8: 640}, {64: 64, 32: 128, 16: 192, 8: 384, 4: 512}, 3, 64, 512, 6, 8),
+    "tiny": _Preset(
+        {64: 32, 32: 64, 16: 96, 8: 128},
+        {64: 32, 32: 48, 16: 64, 8: 128, 4: 192},
+        2,
+        32,
+        (8,),
+        256,
+        4,
+        4,
+    ),
+    "small": _Preset(
+        {64: 48, 32: 64, 16: 128, 8: 256},
+        {64: 32, 32: 64, 16: 96, 8: 192, 4: 256},
+        2,
+        64,
+        (8,),
+        256,
+        5,
+        4,
+    ),
+    "base": _Preset(
+        {64: 64, 32: 96, 16: 192, 8: 384},
+        {64: 48, 32: 96, 16: 128, 8: 256, 4: 384},
+        3,
+        64,
+        (16, 8),
+        384,
+        6,
+        6,
+    ),
+    "large": _Preset(
+        {64: 96, 32: 160, 16: 384, 8: 640},
+        {64: 64, 32: 128, 16: 192, 8: 384, 4: 512},
+        3,
+        64,
+        (16, 8),
+        512,
+        6,
+        8,
+    ),
 }
 
 
@@ -144,7 +209,9 @@ def model_config(
     if size not in PRESETS:
         raise UsageError(f"--size {size}: no such size", "sizes: " + ", ".join(PRESETS))
     if resolution not in RESOLUTIONS:
-        raise UsageError(f"--resolution {resolution}: not a size that can be trained", "use 32, 64, 128 or 256")
+        raise UsageError(
+            f"--resolution {resolution}: not a size that can be trained", "use 32, 64, 128 or 256"
+        )
     preset = PRESETS[size]
     fold = 2 if resolution == 32 else 4
     grid = resolution // fold
@@ -155,9 +222,11 @@ def model_config(
         fold=fold,
         channels=tuple(width for side, width in preset.channels.items() if side <= grid),
         blocks=preset.blocks,
-        attention=(16, 8),
+        self_attention=preset.self_attention,
         head_dim=preset.head_dim,
-        image_encoder_channels=tuple(width for side, width in preset.image_encoder_channels.items() if side <= grid),
+        image_encoder_channels=tuple(
+            width for side, width in preset.image_encoder_channels.items() if side <= grid
+        ),
         text=TextEncoderConfig(
             kind=text_kind,
             vocab_size=vocab_size,
@@ -175,7 +244,9 @@ class TrainConfig:
     # the model
     size: str = "tiny"  # tiny, small, base, large
     resolution: int = 64  # px
-    text_encoder: str = "builtin"  # builtin, lstm, a folder, or hf:ID of a language model that teaches it
+    text_encoder: str = (
+        "builtin"  # builtin, lstm, a folder, or hf:ID of a language model that teaches it
+    )
     vocab_size: int = 4096  # pieces of the tokenizer; fewer where the captions hold no more
     # the budget: exactly one of the two is positive
     time: float = 1800.0  # s, 0 where steps rule
@@ -184,8 +255,8 @@ class TrainConfig:
     flow: float = 0.45  # share of the budget; 0 trains the plain text-conditional GAN from scratch
     adversarial: float = 0.40  # share of the budget
     # the step
-    batch_size: int = 64  # pictures a step in flow and adversarial stages
-    contrastive_batch_size: int = 256  # pairs a step in the contrastive stage
+    batch_size: int = 0  # pictures a step in flow and adversarial stages; 0: 64, on CUDA 256
+    contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: 128, on CUDA 512
     seed: int = 0
     lr: float = 1.0  # factor on every stage's own learning rate
     contrastive_lr: float = 1e-3  # AdamW
@@ -207,7 +278,7 @@ class TrainConfig:
     ema: bool = True
     # what D and E see
     augment: float = 0.5  # probability of each of shift, scale, cut-out, brightness in front of D
-    recolour: float = 0.35  # share of pictures with one named hue that are turned to another one
+    recolour: float = 0.5  # share of pictures with one named hue that are turned to another one
     mirror: float = 0.5  # share of pictures mirrored, never where a caption says left or right
     # the run
     val: float = 0.02  # share of pictures held out, where the data names no split
@@ -220,12 +291,12 @@ class TrainConfig:
         """Raise UsageError where a field is out of bounds."""
         bounds: dict[str, tuple[float, float]] = {
             "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "adversarial": (0, 1),
-            "batch_size": (2, 65_536), "contrastive_batch_size": (2, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
+            "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
             "discriminator_steps": (1, 100), "gamma": (0, 1e6), "penalty_every": (1, 1000), "anchor_weight": (0, 1e3),
-            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0.1, 1e9),
-            "sample_every": (0.1, 1e9), "report_every": (0.01, 1e9), "vocab_size": (300, 262_144),
+            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9),
+            "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -236,11 +307,16 @@ class TrainConfig:
             "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"), "precision": ("auto", "bf16", "fp32"),
         }.items():  # fmt: skip
             if getattr(self, name) not in values:
-                raise UsageError(f"{name} = {getattr(self, name)}: not known", "use " + ", ".join(map(str, values)))
+                raise UsageError(
+                    f"{name} = {getattr(self, name)}: not known",
+                    "use " + ", ".join(map(str, values)),
+                )
         if (self.time > 0) == (self.steps > 0):
             raise UsageError("a run needs either --time or --steps", "for example --time 30m")
         if self.contrastive + self.flow + self.adversarial <= 0:
-            raise UsageError("every stage is turned off", "give one of contrastive, flow, adversarial a share")
+            raise UsageError(
+                "every stage is turned off", "give one of contrastive, flow, adversarial a share"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """A TOML-ready dictionary; `from_dict` is its inverse."""
@@ -257,13 +333,18 @@ class TrainConfig:
         clean: dict[str, Any] = {}
         for name, value in data.items():
             if name not in known:
-                raise UsageError(f"config: unknown setting {name!r}", "settings: " + ", ".join(known))
+                raise UsageError(
+                    f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
+                )
             default = known[name].default
             wanted = type(default)
             if wanted is float and type(value) is int:
                 value = float(value)
             if type(value) is not wanted:
-                raise UsageError(f"config: {name} = {value!r}: expected {wanted.__name__}", f"for example {default!r}")
+                raise UsageError(
+                    f"config: {name} = {value!r}: expected {wanted.__name__}",
+                    f"for example {default!r}",
+                )
             clean[name] = value
         if "steps" in clean and "time" not in clean and clean["steps"] > 0:
             clean["time"] = 0.0
@@ -276,7 +357,12 @@ def _check(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
-    _check(type(value) is int and low <= value <= high, name, value, f"a whole number from {low} to {high}")
+    _check(
+        type(value) is int and low <= value <= high,
+        name,
+        value,
+        f"a whole number from {low} to {high}",
+    )
 
 
 def _plain(value: object) -> object:
@@ -292,12 +378,22 @@ def _typed_fields(cls: type, data: object, where: str) -> dict[str, Any]:
     _check(isinstance(data, dict), where, type(data).__name__, "an object")
     given = cast("dict[str, Any]", data)
     names = {item.name for item in dataclasses.fields(cls)}
-    _check(set(given) == names, where, sorted(set(given) ^ names), f"exactly the fields {sorted(names)}")
+    _check(
+        set(given) == names,
+        where,
+        sorted(set(given) ^ names),
+        f"exactly the fields {sorted(names)}",
+    )
     return dict(given)
 
 
 def _int_tuple(value: object, name: str) -> tuple[int, ...]:
-    _check(isinstance(value, list) and len(cast("list[object]", value)) <= 16, name, value, "a short list of whole numbers")
+    _check(
+        isinstance(value, list) and len(cast("list[object]", value)) <= 16,
+        name,
+        value,
+        "a short list of whole numbers",
+    )
     numbers = cast("list[object]", value)
     for number in numbers:
         _check(type(number) is int, name, value, "a short list of whole numbers")

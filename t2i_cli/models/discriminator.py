@@ -38,9 +38,9 @@ class Discriminator(nn.Module):
         self.levels = nn.ModuleList(nn.ModuleList(StyledBlock(w) for _ in range(config.blocks)) for w in widths)
         self.attention = nn.ModuleDict(
             {
-                str(level): Attention(width, config.head_dim)
+                str(level): Attention(width, config.head_dim, cells=True)
                 for level, width in enumerate(widths)
-                if config.grid >> level in config.attention
+                if level == len(widths) - 1 and config.grid >> level in config.self_attention
             }
         )
         self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))

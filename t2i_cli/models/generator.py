@@ -44,22 +44,26 @@ class Generator(nn.Module):
         self.style_level = nn.Sequential(Linear(64, style_dim), nn.SiLU(), Linear(style_dim, style_dim))
         cells = config.image_channels * config.fold**2
         self.conv_in = Conv(cells, widths[0])
-        self.down = nn.ModuleList(self._level(level) for level in range(len(widths)))
-        self.up = nn.ModuleList(self._level(level) for level in range(len(widths)))
+        coarsest = len(widths) - 1
+        self.down = nn.ModuleList(self._level(level, attention=level == coarsest) for level in range(len(widths)))
+        self.up = nn.ModuleList(self._level(level, attention=True) for level in range(len(widths)))
         self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.merge = nn.ModuleList(Conv(2 * width, width, 1) for width in widths[:-1])
         self.conv_out = Conv(widths[0], cells, zero=True)
         # one linear map gives the scale and shift of every block, down then up, and of the last norm
-        self.style_widths = [w for w in widths for _ in range(config.blocks)] * 2 + [widths[0]]
+        self.style_widths = [w for w in (*widths, *reversed(widths)) for _ in range(config.blocks)] + [widths[0]]
         self.modulation = Linear(style_dim, 2 * sum(self.style_widths), zero=True)
 
-    def _level(self, level: int) -> nn.ModuleDict:
+    def _level(self, level: int, *, attention: bool) -> nn.ModuleDict:
         config = self.config
         width = config.channels[level]
         parts = {"blocks": nn.ModuleList(ResidualBlock(width) for _ in range(config.blocks))}
-        if config.grid >> level in config.attention:
-            parts["attention"] = Attention(width, config.head_dim, config.text.dim)  # pyright: ignore[reportArgumentType]
+        grid = config.grid >> level
+        if attention and grid in (*config.self_attention, *config.text_attention):
+            text_dim = config.text.dim if grid in config.text_attention else 0
+            cells = grid in config.self_attention
+            parts["attention"] = Attention(width, config.head_dim, cells=cells, text_dim=text_dim)  # pyright: ignore[reportArgumentType]
         return nn.ModuleDict(parts)
 
     def style(self, text_features: Tensor) -> Tensor:
@@ -121,7 +125,10 @@ def _through(parts: nn.Module, x: Tensor, styles, embeds: Tensor, mask: Tensor) 
     assert isinstance(parts, nn.ModuleDict)
     for block in parts["blocks"]:  # pyright: ignore[reportGeneralTypeIssues]
         x = block(x, *next(styles))
-    return parts["attention"](x, embeds, mask) if "attention" in parts else x
+    if "attention" not in parts:
+        return x
+    attention = parts["attention"]
+    return attention(x, embeds, mask) if hasattr(attention, "text_q") else attention(x)
 
 
 def one_step(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli.config import TextEncoderConfig
-from t2i_cli.models.layers import Linear
+from t2i_cli.models.layers import Linear, attend
 
 __all__ = ["TextEncoder", "TextEncoding"]
 
@@ -79,8 +79,8 @@ class _Block(nn.Module):
         """(b, t, d), mask (b, t) -> (b, t, d)."""
         b, t, d = x.shape
         h = F.layer_norm(x, (d,), self.norm_attention.weight.to(x.dtype), self.norm_attention.bias.to(x.dtype))
-        q, k, v = self.qkv(h).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        q, k, v = self.qkv(h).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        h = attend(q, k, v, mask)
         x = x + self.out(h.transpose(1, 2).reshape(b, t, d))
         h = F.layer_norm(x, (d,), self.norm_mlp.weight.to(x.dtype), self.norm_mlp.bias.to(x.dtype))
         return x + self.mlp_out(F.gelu(self.mlp_in(h)))

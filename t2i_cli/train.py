@@ -1,0 +1,683 @@
+"""`t2i train`: a folder of captioned pictures -> a run folder with a model that makes more of them.
+
+Enters: `TrainSettings`. Leaves: events (`t2i_cli.training.events`) while it works, and on disk the run folder that
+docs/files.md describes. The stages are those of docs/model.md: tokenizer, contrastive, flow, adversarial. A run goes on
+from its last save, and with a budget in steps it then makes the very bytes that an unbroken run makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i_cli import checkpoint, data, images, metrics
+from t2i_cli.config import ModelConfig, TrainConfig, model_config
+from t2i_cli.errors import DeviceError, OutputError, Stopped, TrainingError, UsageError, WeightsError
+from t2i_cli.models import Networks, TextEncoding, build, many_steps, one_step
+from t2i_cli.noise import noise_batch
+from t2i_cli.pixels import to_pixels
+from t2i_cli.signals import StopRequest
+from t2i_cli.tokenizer import Tokenizer, train_tokenizer
+from t2i_cli.training.batches import Batches
+from t2i_cli.training.doctor import Doctor
+from t2i_cli.training.events import Advice, Event, Finished, Message, Report, Sampled, Saved, StageStarted
+from t2i_cli.training.stages import STAGES, Learner
+
+__all__ = ["TrainSettings", "choose_device", "plan", "train"]
+
+FREE_TO_CHANGE = ("save_every", "sample_every", "report_every")  # settings that do not change what is learned
+SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
+MOST_RETURNS = 3  # to the last good state, before the run ends
+GRID = 24  # pictures in a sample grid
+HELD_OUT = 200  # pictures that are looked at while training
+
+
+@dataclass
+class TrainSettings:
+    """What a run is asked for."""
+
+    data: Path
+    out: Path
+    config: TrainConfig = field(default_factory=TrainConfig)
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    init: Path | None = None  # weights to start from
+    tokenizer: Path | None = None
+    prompts: list[str] | None = None  # of the sample grids; captions that were held out where there are none
+    resume: bool = False  # go on if there is something, else start
+    force: bool = False  # throw away what is there
+    captions_from: Any = None  # see data.load
+    caption_key: str | None = None
+    tensorboard: bool = False
+    workers: int = 0
+    cache: Path | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    progress: Callable[[int, int], None] | None = None  # of decoding, (done, total) pictures
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: no such device", "use auto, cpu, cuda, cuda:N or mps") from None
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device.type not in found:
+        raise UsageError(f"--device {name}: not supported", "use auto, cpu, cuda, cuda:N or mps")
+    if (device.index or 0) >= found[device.type]:
+        what = {"cuda": "CUDA GPU", "mps": "Apple GPU", "cpu": "CPU"}[device.type]
+        raise UsageError(f"--device {name}: torch finds {found[device.type] or 'no'} {what} here", "use --device cpu or auto")
+    return device
+
+
+def _trunk_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+# -- what a run is made of ----------------------------------------------------------------------
+
+
+@dataclass
+class _Position:
+    """Where a run stands: what is saved as a run state's meta, with the tensors."""
+
+    stage: str = ""
+    stage_step: int = 0
+    stage_seconds: float = 0.0
+    step: int = 0  # optimizer steps over all stages
+    seconds: float = 0.0  # of training over all stages and resumes
+    images: int = 0
+    skipped: int = 0  # steps left out so far because a number was not finite
+    returns: int = 0  # to the last good state
+    best: float = -math.inf
+    sums: dict[str, list[float]] = field(default_factory=dict[str, list[float]])  # figures since the last report: sum, count
+    fresh: dict[str, float] = field(default_factory=dict[str, float])  # figures of the last look at held-out pictures
+
+
+class _Run:
+    """Everything a run holds while it works."""
+
+    def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.config = _resolved(settings.config, device, warm=settings.init is not None)
+        self.out = settings.out
+        self.at = _Position()
+        self.stages = [stage for stage in STAGES if getattr(self.config, stage) > 0]
+        self.pictures: data.CaptionedImages
+        self.tokenizer: Tokenizer
+        self.learner: Learner
+        self.batches: Batches
+        self.learned_from: np.ndarray
+        self.held_out: np.ndarray
+        self.prompts: list[str]
+        self.doctor: Doctor
+        self.advice: list[Advice] = []
+        self.writer: Any = None
+        self.last_report = self.last_save = self.last_sample = time.monotonic()
+        self.speed: list[tuple[float, int]] = []
+
+    # budget
+
+    def share(self, stage: str) -> float:
+        return getattr(self.config, stage) / sum(getattr(self.config, name) for name in self.stages)
+
+    def stage_steps(self, stage: str) -> int:
+        """Steps of a stage where steps rule; the last stage takes what rounding left."""
+        if stage == self.stages[-1]:
+            return self.config.steps - sum(self.stage_steps(name) for name in self.stages[:-1])
+        return round(self.config.steps * self.share(stage))
+
+    def stage_progress(self) -> float:
+        if self.config.steps:
+            return min(1.0, self.at.stage_step / max(self.stage_steps(self.at.stage), 1))
+        return min(1.0, self.at.stage_seconds / (self.config.time * self.share(self.at.stage)))
+
+    def progress(self) -> float:
+        done = sum(self.share(name) for name in self.stages[: self.stages.index(self.at.stage)])
+        return done + self.share(self.at.stage) * self.stage_progress()
+
+    def batch_size(self) -> int:
+        return self.config.contrastive_batch_size if self.at.stage == "contrastive" else self.config.batch_size
+
+
+def _resolved(config: TrainConfig, device: torch.device, *, warm: bool) -> TrainConfig:
+    """The config with what was left to the machine decided; weights to start from take the place of the warm-up."""
+    cuda = device.type == "cuda"
+    return dataclasses.replace(
+        config,
+        flow=0.0 if warm and config.adversarial else config.flow,
+        batch_size=config.batch_size or (256 if cuda else 64),
+        contrastive_batch_size=config.contrastive_batch_size or (512 if cuda else 128),
+    )
+
+
+def plan(settings: TrainSettings) -> dict[str, Any]:
+    """What a run would do, and about how long it would take: `--dry-run`. Nothing is written but the picture cache.
+
+    Two steps of each stage are timed on the device.
+    """
+    device = choose_device(settings.device)
+    run = _Run(settings, device)
+    _read_data(run)
+    _make_tokenizer(run)
+    model = _make_networks(run)
+    rates: dict[str, float] = {}
+    for stage in run.stages:
+        run.at.stage = stage
+        run.learner.begin(stage)
+        size = run.batch_size()
+        for turn in range(2):
+            start = time.perf_counter()
+            run.learner.step(stage, run.batches.get(stage, turn, size), turn, 0.5)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            rates[stage] = size / (time.perf_counter() - start)
+    seconds = {
+        stage: run.stage_steps(stage) * (run.config.contrastive_batch_size if stage == "contrastive" else run.config.batch_size) / rates[stage]
+        if run.config.steps
+        else run.config.time * run.share(stage)
+        for stage in run.stages
+    }
+    return {
+        "data": str(settings.data),
+        "pictures": len(run.batches),
+        "held_out": len(run.held_out),
+        "out": str(settings.out),
+        "device": str(device),
+        "precision": str(_trunk_dtype(run.config.precision, device)).removeprefix("torch."),
+        "resolution": model.resolution,
+        "channels": model.image_channels,
+        "parameters": run.learner.networks.parameter_count(),
+        "stages": {
+            stage: {"seconds": seconds[stage], "images_per_second": rates[stage], "images": int(seconds[stage] * rates[stage])}
+            for stage in run.stages
+        },
+        "seconds": sum(seconds.values()),
+    }
+
+
+def train(settings: TrainSettings) -> Iterator[Event]:
+    """Train a model, telling what happens.
+
+    Args:
+        settings: what is asked for; `settings.stop` is looked at after each step.
+
+    Yields:
+        Events, the last one `Finished`.
+
+    Raises:
+        UsageError: the run folder holds a run and neither resume nor force is set; a setting changed on resume; no
+            such device.
+        DataError: the data is not usable.
+        TrainingError: numbers stopped being finite and going back did not help.
+        DeviceError: out of memory.
+        OutputError: something could not be written; what was there before is whole.
+        Stopped: a signal asked for the end, and the state is saved.
+    """
+    device = choose_device(settings.device)
+    run = _Run(settings, device)
+    if settings.out.exists() and not settings.out.is_dir():
+        raise UsageError(f"{settings.out} is a file, not a folder", "give another -o")
+    started = (settings.out / "config.toml").exists() or (settings.out / "state").exists()
+    if started and not (settings.resume or settings.force):
+        raise UsageError(f"{settings.out} holds a run already", "go on with --resume, start again with -f, or give another -o")
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{settings.out}: cannot make this folder: {error.strerror}", "give another -o") from error
+    try:
+        with checkpoint.RunLock(settings.out):
+            if started and settings.force and not settings.resume:
+                _clear(settings.out)
+            yield from _train(run)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(f"out of memory on {device}", _smaller(run)) from error
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or "DefaultCPUAllocator" in str(error):
+            raise DeviceError(f"out of memory on {device}", _smaller(run)) from error
+        raise
+    finally:
+        if run.writer is not None:
+            run.writer.close()
+
+
+def _smaller(run: _Run) -> str:
+    return f"try --batch-size {max(run.config.batch_size // 2, 2)} or a smaller --size"
+
+
+def _clear(out: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for name in ("state", "samples", "tensorboard"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("config.toml", "tokenizer.model", "model.safetensors", "best.safetensors", "log.jsonl", "data.json", "model.onnx"):
+        (out / name).unlink(missing_ok=True)
+
+
+def _train(run: _Run) -> Iterator[Event]:
+    settings = run.settings
+    yield Message(f"reading {settings.data}")
+    _read_data(run)
+    held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
+    yield Message(f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}")
+    state = checkpoint.load_state(run.out) if settings.resume else None
+    if state is not None:
+        _check_unchanged(run, state.meta)
+    yield from _tokenizer_stage(run, resumed=state is not None)
+    model = _make_networks(run)
+    if state is None:
+        checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
+        checkpoint.write_atomic(run.out / "tokenizer.model", run.tokenizer.to_bytes())
+        report = {"digest": run.pictures.digest, **run.pictures.report.to_dict()}
+        checkpoint.write_atomic(run.out / "data.json", json.dumps(report, indent=1).encode())
+        (run.out / "log.jsonl").unlink(missing_ok=True)
+    else:
+        _restore(run, state)
+        checkpoint.truncate_log(run.out / "log.jsonl", run.at.step)
+        for row in _log_rows(run.out / "log.jsonl"):
+            run.advice += run.doctor.feed(row)
+        yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
+    counts = run.learner.networks.parameter_count()
+    yield Message(
+        f"{run.config.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
+        f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}"
+    )
+    if settings.tensorboard:
+        run.writer = _tensorboard(run.out)
+    for index, stage in enumerate(run.stages):
+        if run.at.stage and index < run.stages.index(run.at.stage):
+            continue
+        if stage != run.at.stage:
+            run.at.stage, run.at.stage_step, run.at.stage_seconds = stage, 0, 0.0
+            run.at.sums.clear()
+            run.at.best = -math.inf
+            run.learner.begin(stage)
+            yield from _save(run)
+        yield StageStarted(stage, index + 2, len(run.stages) + 1, run.stage_progress())
+        yield from _stage(run)
+    yield from _look(run)
+    yield from _report(run)
+    yield from _save(run)
+    figures = {name: value for name, value in run.at.fresh.items() if math.isfinite(value)}
+    yield Finished(run.out, run.out / "model.safetensors", run.at.step, run.at.seconds, tuple(run.advice), figures)
+
+
+# -- before the first step ----------------------------------------------------------------------
+
+
+def _read_data(run: _Run) -> None:
+    settings, config = run.settings, run.config
+    run.pictures = data.load(
+        settings.data,
+        config.resolution,
+        cache=settings.cache,
+        captions_from=settings.captions_from,
+        caption_key=settings.caption_key,
+        progress=settings.progress,
+    )
+    run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
+    run.doctor = Doctor(len(run.learned_from))
+
+
+def _tokenizer_stage(run: _Run, *, resumed: bool) -> Iterator[Event]:
+    yield StageStarted("tokenizer", 1, len(run.stages) + 1, 1.0 if resumed else 0.0)
+    if resumed:
+        run.tokenizer = Tokenizer.load(run.out / "tokenizer.model")
+    else:
+        _make_tokenizer(run)
+    yield Message(f"tokenizer: {run.tokenizer.vocab_size:,} pieces")
+
+
+def _make_tokenizer(run: _Run) -> None:
+    settings = run.settings
+    if settings.init is not None:
+        if settings.tokenizer is not None:
+            raise UsageError("--init brings its own tokenizer", "leave --tokenizer out")
+        run.tokenizer = Tokenizer(checkpoint.load_model(settings.init).tokenizer)
+    elif settings.tokenizer is not None:
+        run.tokenizer = Tokenizer.load(settings.tokenizer)
+    else:
+        captions = (text for row in run.learned_from for text in run.pictures.captions[row])
+        run.tokenizer = train_tokenizer(captions, run.config.vocab_size)
+
+
+def _make_networks(run: _Run) -> ModelConfig:
+    settings, config = run.settings, run.config
+    channels = int(run.pictures.pixels.shape[-1])
+    torch.manual_seed(config.seed)
+    if settings.init is not None:
+        loaded = checkpoint.load_model(settings.init)
+        model = loaded.config
+        if model.resolution != config.resolution:
+            raise UsageError(
+                f"--init {settings.init}: trained at {model.resolution} px, this run asks for {config.resolution}",
+                f"use --resolution {model.resolution}",
+            )
+        if model.image_channels != channels:
+            kinds = {3: "without alpha", 4: "with alpha"}
+            raise UsageError(
+                f"--init {settings.init}: made for pictures {kinds[model.image_channels]}, the data is {kinds[channels]}",
+                "convert the pictures, or train without --init",
+            )
+    else:
+        kind = "lstm" if config.text_encoder == "lstm" else "transformer"
+        model = model_config(config.size, config.resolution, channels, run.tokenizer.vocab_size, kind)
+        loaded = None
+    networks = build(model, discriminator=True)
+    if loaded is not None:
+        for name, tensors in loaded.networks.items():
+            network = getattr(networks, name)
+            network.load_state_dict({key: value.float() for key, value in tensors.items()})
+    networks.to(run.device)
+    networks.set_trunk_dtype(_trunk_dtype(config.precision, run.device))
+    context = model.text.context_length
+    run.batches = Batches(
+        run.pictures,
+        run.learned_from,
+        run.tokenizer,
+        context_length=context,
+        seed=config.seed,
+        device=run.device,
+        recolour=config.recolour,
+        mirror=config.mirror,
+    )
+    run.learner = Learner(networks, config, run.batches.tokens([""]))
+    if loaded is not None:
+        run.learner.start_average()
+    if settings.prompts:
+        run.prompts = settings.prompts[:64]
+    else:
+        rows = run.held_out if len(run.held_out) >= GRID else run.learned_from
+        rows = rows[np.linspace(0, len(rows) - 1, min(GRID, len(rows))).astype(int)]
+        run.prompts = [run.pictures.captions[row][0] for row in rows]
+    return model
+
+
+def _facts(run: _Run) -> dict[str, Any]:
+    """What may not change between a run's start and its resume."""
+    facts: dict[str, Any] = {k: v for k, v in run.config.to_dict().items() if k not in FREE_TO_CHANGE}
+    facts |= {"data": run.pictures.digest, "device": run.device.type}
+    if run.device.type == "cpu":
+        facts["threads"] = torch.get_num_threads()
+    return facts
+
+
+def _check_unchanged(run: _Run, meta: dict[str, Any]) -> None:
+    before, now = meta["facts"], _facts(run)
+    changed = {key: (before.get(key), now.get(key)) for key in (*before, *now) if before.get(key) != now.get(key)}
+    threads = changed.pop("threads", None)
+    if changed:
+        told = "; ".join(f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items())
+        raise UsageError(f"{run.out}: this run was started with other settings: {told}", "resume it as it was, or give another -o")
+    if threads is not None:
+        run.at.fresh["threads_changed"] = 1.0
+
+
+def _short(value: object) -> str:
+    return str(value)[:12] + "…" if isinstance(value, str) and len(value) > 24 else str(value)
+
+
+def _restore(run: _Run, state: checkpoint.RunState) -> None:
+    meta = dict(state.meta)
+    known = {item.name for item in dataclasses.fields(_Position)}
+    try:
+        run.at = _Position(**{key: value for key, value in meta["position"].items() if key in known})
+        run.learner.images = run.at.images
+        run.learner.load_tensors(state.files)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{state.path}: this state does not fit the run: {error}", "start again with -f") from error
+    run.last_report = run.last_save = run.last_sample = time.monotonic()
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+
+def _stage(run: _Run) -> Iterator[Event]:
+    in_a_row = 0
+    while run.stage_progress() < 1.0:
+        at = run.at
+        start = time.monotonic()
+        size = run.batch_size()
+        # after a return to a good state the same step is fed other pictures
+        position = at.stage_step + 1_000_003 * at.returns
+        batch = run.batches.get(at.stage, position, size)
+        result = run.learner.step(at.stage, batch, position, run.stage_progress())
+        taken = time.monotonic() - start
+        at.step, at.stage_step = at.step + 1, at.stage_step + 1
+        at.stage_seconds, at.seconds = at.stage_seconds + taken, at.seconds + taken
+        at.images = run.learner.images
+        run.speed = [*run.speed[-49:], (taken, size)]
+        for name, value in result.figures.items():
+            number = float(value)
+            if math.isfinite(number):
+                total, count = at.sums.get(name, [0.0, 0])
+                at.sums[name] = [total + number, count + 1]
+        at.skipped += result.skipped
+        in_a_row = in_a_row + 1 if result.skipped else 0
+        if in_a_row >= SKIPS_BEFORE_GOING_BACK:
+            yield from _go_back(run)
+            in_a_row = 0
+            continue
+        now = time.monotonic()
+        if _due(run, run.last_sample, run.config.sample_every, now):
+            yield from _look(run)
+        if _report_due(run, now):
+            yield from _report(run)
+        if run.settings.stop or run.settings.stop.save_now or now - run.last_save >= run.config.save_every:
+            yield from _save(run)
+            run.settings.stop.save_now = False
+        if run.settings.stop:
+            raise Stopped(run.settings.stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume")
+
+
+def _due(run: _Run, last: float, every: float, now: float) -> bool:
+    """Whether it is time: by the clock, or in a run of so many steps at each twentieth, so that a log repeats itself."""
+    if run.config.steps:
+        return run.at.step % max(run.config.steps // 4, 1) == 0
+    return now - last >= every
+
+
+def _report_due(run: _Run, now: float) -> bool:
+    if run.config.steps:
+        return run.at.step % max(run.config.steps // 200, 1) == 0
+    return now - run.last_report >= run.config.report_every
+
+
+def _go_back(run: _Run) -> Iterator[Event]:
+    """Return to the last good state, with other batches ahead; end the run after a few returns."""
+    returns = run.at.returns + 1
+    state = checkpoint.load_state(run.out)
+    if state is None or returns > MOST_RETURNS:
+        raise TrainingError(
+            f"losses or gradients were not finite at step {run.at.step:,}, {returns - 1} times over; the weights of the last "
+            f"good state are kept in {run.out}",
+            "lower --lr, or give --precision fp32",
+        )
+    skipped = run.at.skipped
+    _restore(run, state)
+    run.at.returns, run.at.skipped = returns, skipped
+    run.at.sums.clear()
+    yield Message(f"numbers were not finite {SKIPS_BEFORE_GOING_BACK} times in a row: back to step {run.at.step:,}, other batches")
+
+
+def _report(run: _Run) -> Iterator[Event]:
+    at = run.at
+    now = time.monotonic()
+    row: dict[str, Any] = {"step": at.step, "stage": at.stage, "stage_progress": round(run.stage_progress(), 6)}
+    row |= {"progress": round(run.progress(), 6), "images": at.images}
+    row |= {name: total / count for name, (total, count) in at.sums.items() if count}
+    if at.stage == "adversarial" and len(run.held_out):
+        rows = run.held_out[np.linspace(0, len(run.held_out) - 1, min(32, len(run.held_out))).astype(int)]
+        row |= run.learner.judge(run.batches.of(rows))
+    if "penalty" in row and row.get("d_loss"):
+        row["penalty_ratio"] = row["penalty"] / row["d_loss"]
+    row |= {"skipped": at.skipped, **at.fresh}
+    at.fresh = {}
+    at.sums.clear()
+    for advice in run.doctor.feed(row):
+        run.advice.append(advice)
+        row.setdefault("advice", []).append({"signal": advice.signal, "text": advice.text})
+        yield Advice(advice.signal, advice.text)
+    seconds = sum(taken for taken, _ in run.speed)
+    row["images_per_second"] = round(sum(size for _, size in run.speed) / max(seconds, 1e-9), 1)
+    row |= {"memory_mb": _memory_mb(run.device), "seconds": round(at.seconds, 1), "eta_s": _eta(run)}
+    checkpoint.append_line(run.out / "log.jsonl", json.dumps(row))
+    if run.writer is not None:
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                run.writer.add_scalar(f"{at.stage}/{name}", value, at.step)
+    run.last_report = now
+    yield Report(row)
+
+
+def _eta(run: _Run) -> float:
+    if run.config.steps:
+        left = (1 - run.progress()) / max(run.progress(), 1e-6) * run.at.seconds
+    else:
+        left = run.config.time * (1 - run.progress())
+    return round(left, 1)
+
+
+def _memory_mb(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10
+
+
+# -- looking and saving ---------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _pictures(run: _Run, captions: list[str], seeds: list[int]) -> Tensor:
+    """Pictures of the averaged generator, in the way that the stage leaves it to be used: fp32 (b, c, h, w)."""
+    learner, parts = run.learner, []
+    for start in range(0, len(captions), 32):
+        text = learner.encode(*run.batches.tokens(captions[start : start + 32]))
+        config = learner.networks.config
+        noise = torch.from_numpy(noise_batch(seeds[start : start + 32], config.image_channels, config.resolution))
+        noise = noise.to(run.device)
+        if run.at.stage == "flow":
+            parts.append(many_steps(learner.average, noise, text, learner.null(len(noise)), 8, 2.0))
+        else:
+            parts.append(one_step(learner.average, noise, text))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _look(run: _Run) -> Iterator[Event]:
+    """Look at held-out pictures: figures into the next report, a grid of samples, and the best weights so far."""
+    learner, at = run.learner, run.at
+    run.last_sample = time.monotonic()
+    rows = run.held_out if len(run.held_out) >= 20 else run.learned_from
+    rows = rows[np.linspace(0, len(rows) - 1, min(HELD_OUT, len(rows))).astype(int)]
+    real = run.batches.of(rows)
+    text: TextEncoding = learner.encode(real.tokens, real.mask)
+    pool = min(100, len(rows))
+
+    def retrieval(pictures: Tensor) -> float:
+        features = torch.cat([learner.networks.image_encoder(part) for part in pictures.split(64)])
+        return metrics.retrieval_at_k(features.float().cpu(), text.text_features.float().cpu(), real.captions, pool)
+
+    at.fresh |= {"retrieval_real": retrieval(real.images), "retrieval_chance": 1 / pool}
+    if at.stage == "contrastive":
+        at.fresh["retrieval"] = at.fresh["retrieval_real"]
+        return
+    at.fresh["retrieval"] = retrieval(_pictures(run, real.captions, list(range(len(rows)))))
+    some = run.prompts[:6]
+    eight = _pictures(run, [prompt for prompt in some for _ in range(8)], list(range(8)) * len(some))
+    features = learner.networks.image_encoder(eight).float().view(len(some), 8, -1)
+    within = torch.stack([torch.pdist(group).mean() for group in features]).mean()
+    between = torch.pdist(features[:, 0]).mean() if len(some) > 1 else within
+    at.fresh["diversity"] = float(within / between.clamp(min=1e-6))
+    grid = to_pixels(_pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy())
+    path = run.out / "samples" / f"{at.step:08}.png"
+    images.save_grid(path, grid, run.prompts, columns=8)
+    yield Sampled(path, at.step)
+    if at.stage == run.stages[-1] and at.fresh["retrieval"] >= at.best:
+        at.best = at.fresh["retrieval"]
+        _save_model(run, run.out / "best.safetensors")
+
+
+def _save(run: _Run) -> Iterator[Event]:
+    meta = {
+        "facts": _facts(run),
+        "position": dataclasses.asdict(run.at),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    checkpoint.save_state(run.out, run.at.step, run.learner.tensors(run.at.stage), meta)
+    _save_model(run, run.out / "model.safetensors")
+    run.last_save = time.monotonic()
+    yield Saved(run.out, run.at.step)
+
+
+def _save_model(run: _Run, path: Path) -> None:
+    networks: Networks = run.learner.networks
+    checkpoint.save_model(
+        path,
+        {
+            "text_encoder": networks.text_encoder.state_dict(),
+            "image_encoder": networks.image_encoder.state_dict(),
+            "generator": run.learner.average.state_dict(),
+        },
+        networks.config,
+        run.tokenizer.to_bytes(),
+        title=run.out.name,
+        description=f"trained by t2i on {run.settings.data.name}",
+        extra={
+            "t2i.stage": run.at.stage,
+            "t2i.step": str(run.at.step),
+            "t2i.images": str(run.at.images),
+            "t2i.seconds": str(round(run.at.seconds)),
+            "t2i.steps": "20" if run.at.stage == "flow" else "1",
+            "t2i.data": run.pictures.digest,
+            "t2i.train_config": json.dumps(run.config.to_dict()),
+        },
+    )
+
+
+def _log_rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
+def _tensorboard(out: Path) -> Any:  # noqa: ANN401 - an optional package's class
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs the tensorboard package", 'pip install "t2i-cli[tensorboard]"') from error
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

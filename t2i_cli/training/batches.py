@@ -1,0 +1,158 @@
+"""Cached pixels and captions -> the batch of a step, on the device, fully told by (seed, stage, step).
+
+Everything random in a batch (order, caption, mirror, recolour) comes from that triple, so a resumed run sees what an
+unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i_cli.data import batch_indices
+from t2i_cli.pixels import to_images
+from t2i_cli.tokenizer import PAD, Tokenizer
+from t2i_cli.training.augment import COLOURS, colour_of, mirror, recolour, sided, with_colour
+
+__all__ = ["Batch", "Batches", "Pictures", "seed_for"]
+
+FIRST_CAPTION = 0.4  # share of batches' rows that take a picture's first caption; the rest take any
+
+
+class Pictures(Protocol):
+    """What is asked of a data set: `t2i_cli.data.CaptionedImages`, or a stand-in in a test."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 (n, h, w, c)."""
+        ...
+
+    @property
+    def captions(self) -> Sequence[Sequence[str]]:
+        """The alternatives of each picture, best first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from."""
+
+    images: Tensor  # fp32 (b, c, h, w) in [-1, 1], channels-last
+    tokens: Tensor  # int64 (b, t), cut to the longest of the batch
+    mask: Tensor  # bool (b, t)
+    text: Tensor  # int64 (b,), equal where two rows have the same caption
+    captions: list[str]
+
+
+def seed_for(*parts: int | str) -> int:
+    """One seed, 0..2^63 - 1, from the parts of a position: the same on every machine."""
+    words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in parts]
+    high, low = np.random.SeedSequence([word & (2**64 - 1) for word in words]).generate_state(2, np.uint32)
+    return (int(high) << 31) ^ int(low)
+
+
+class Batches:
+    """The batches of a run.
+
+    Args:
+        pictures: the data set.
+        indices: int64 (m,), the rows of it that are used.
+        tokenizer: for the captions.
+        context_length: tokens, at most.
+        seed: of the run.
+        device: where batches go.
+        recolour: share of pictures with one named hue that are turned to another.
+        mirror: share of pictures that are mirrored where the caption allows it.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        indices: np.ndarray,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int,
+        seed: int,
+        device: torch.device,
+        recolour: float = 0.0,
+        mirror: float = 0.0,
+    ) -> None:
+        self.indices = indices
+        self.seed = seed
+        self._pictures, self._tokenizer, self._length, self._device = pictures, tokenizer, context_length, device
+        self._recolour, self._mirror = recolour, mirror
+        self._tokens: dict[str, list[int]] = {}
+        self._resident: Tensor | None = None
+        if device.type == "cuda" and pictures.pixels.nbytes < 0.4 * torch.cuda.mem_get_info(device)[0]:
+            self._resident = torch.tensor(pictures.pixels, device=device)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def get(self, stage: str, step: int, size: int) -> Batch:
+        """The step-th batch of a stage, `size` pictures."""
+        rows = self.indices[batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)]
+        random = np.random.Generator(np.random.Philox(key=seed_for(self.seed, stage, "batch", step)))
+        return self.of(rows, random)
+
+    def of(self, rows: np.ndarray, random: np.random.Generator | None = None) -> Batch:
+        """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are."""
+        pixels = self._pixels(rows)
+        if random is None:
+            captions = [self._pictures.captions[row][0] for row in rows]
+            return self._batch(to_images(pixels), captions)
+        chosen: list[str] = []
+        turns: list[tuple[int, str, str]] = []  # row in the batch, colour, new colour
+        draws = random.random((len(rows), 4))
+        for position, row in enumerate(rows):
+            alternatives = self._pictures.captions[row]
+            first, any_of, turn, to = draws[position]
+            pick = 0 if first < FIRST_CAPTION else int(any_of * len(alternatives))
+            caption = alternatives[pick]
+            if turn < self._recolour:
+                coloured = [text for text in alternatives if colour_of(text)]
+                if coloured:
+                    colour = colour_of(coloured[0])
+                    assert colour is not None
+                    others = [word for word in COLOURS if word != colour]
+                    turns.append((position, colour, others[int(to * len(others))]))
+                    if not colour_of(caption):
+                        caption = coloured[int(any_of * len(coloured))]
+            chosen.append(caption)
+        if turns:
+            at = torch.tensor([position for position, _, _ in turns], device=self._device)
+            shift = torch.tensor(random.normal(0, 0.012, len(turns)), dtype=torch.float32, device=self._device)
+            turned, fits = recolour(pixels[at], [c for _, c, _ in turns], [to for _, _, to in turns], shift)
+            pixels[at] = turned
+            for (position, _, to), done in zip(turns, fits.tolist(), strict=True):
+                if done:
+                    chosen[position] = with_colour(chosen[position], to)
+        flips = random.random(len(rows)) < self._mirror
+        flips &= [not any(sided(text) for text in self._pictures.captions[row]) for row in rows]
+        return self._batch(mirror(to_images(pixels), torch.tensor(flips, device=self._device)), chosen)
+
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions -> tokens (b, t) and mask (b, t) on the device, t the longest of them."""
+        tokens, mask = self._tokenizer.batch(captions, self._length)
+        longest = int(mask.sum(1).max())
+        return (
+            torch.from_numpy(tokens[:, :longest].copy()).to(self._device),
+            torch.from_numpy(mask[:, :longest].copy()).to(self._device),
+        )
+
+    def _pixels(self, rows: np.ndarray) -> Tensor:
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(rows).to(self._device)]
+        return torch.from_numpy(np.ascontiguousarray(self._pictures.pixels[rows])).to(self._device)
+
+    def _batch(self, images: Tensor, captions: list[str]) -> Batch:
+        tokens, mask = self.tokens(captions)
+        assert not bool((tokens[:, 0] == PAD).any())
+        _, text = np.unique(np.array(captions, dtype=object), return_inverse=True)
+        return Batch(images, tokens, mask, torch.from_numpy(text.astype(np.int64)).to(self._device), captions)

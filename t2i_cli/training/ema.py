@@ -1,0 +1,26 @@
+"""The running average of a network's weights, which is what pictures are made with."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+__all__ = ["ema_decay", "ema_update"]
+
+
+def ema_decay(batch_size: int, images: int, half_life: float, share: float = 0.05) -> float:
+    """Weight of the old average at a step: its half-life in pictures is the lesser of two.
+
+    Args:
+        batch_size: pictures in this step.
+        images: pictures seen so far, this step's among them.
+        half_life: in pictures, at most.
+        share: of the pictures seen so far, at most (Karras et al. 2022, ramp-up).
+    """
+    return 0.5 ** (batch_size / max(min(half_life, share * images), 1e-8))
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average <- decay average + (1 - decay) network, parameter by parameter; decay 0 copies."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

@@ -1,0 +1,107 @@
+"""Losses: tensors in, one fp32 number out. Each can be read in a minute and names its equation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "contrastive_loss",
+    "exact_penalty",
+    "finite_penalty",
+    "flow_loss",
+    "log_d_loss",
+    "log_g_loss",
+    "mismatch_loss",
+    "relativistic_d_loss",
+    "relativistic_g_loss",
+    "squared_distance_loss",
+]
+
+SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
+
+
+def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor) -> Tensor:
+    """Symmetric InfoNCE (Radford et al. 2021, figure 3) in which captions that are the same text are not negatives.
+
+    Args:
+        image_features: (b, d), unit norm.
+        text_features: (b, d), unit norm, row by row those of the pictures' captions.
+        logit_scale: log of the inverse temperature, scalar.
+        same: bool (b, b), true where two rows have the same caption; the diagonal is true.
+    """
+    logits = logit_scale.exp() * image_features @ text_features.T
+    others = same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(others, float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def squared_distance_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Mean of |E(x) - f(t)|^2 over rows of (b, d): the founding form of the image-text term."""
+    return (image_features - text_features).square().sum(dim=1).mean()
+
+
+def flow_loss(denoised: Tensor, images: Tensor, level: Tensor) -> Tensor:
+    """Squared error of the velocity n - x (Liu et al. 2023, equation 1).
+
+    With x_s = (1 - s) x + s n the velocity told by a denoised picture is (x_s - denoised) / s, so its error is that of
+    the denoised picture over s.
+
+    Args:
+        denoised: (b, c, h, w), what the network makes of x_s.
+        images: x, (b, c, h, w).
+        level: s, (b,) in (0, 1].
+    """
+    s = level.clamp(min=SMALLEST_LEVEL)[:, None, None, None]
+    return ((denoised - images) / s).square().mean()
+
+
+def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Mean of softplus(-(D(x) - D(G))) over pairs (b,): Jolicoeur-Martineau 2019; Huang et al. 2024 (R3GAN), equation 2."""
+    return F.softplus(fake_logits - real_logits).mean()
+
+
+def relativistic_g_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The mirror of `relativistic_d_loss`: mean of softplus(-(D(G) - D(x)))."""
+    return F.softplus(real_logits - fake_logits).mean()
+
+
+def log_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G)) with D a sigmoid of the logit: Goodfellow et al. 2014, equation 1."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def log_g_loss(fake_logits: Tensor) -> Tensor:
+    """-log D(G), the non-saturating form: Goodfellow et al. 2014, section 3."""
+    return F.softplus(-fake_logits).mean()
+
+
+def mismatch_loss(matched_logits: Tensor, mismatched_logits: Tensor) -> Tensor:
+    """A real picture fits its own caption better than another's (Reed et al. 2016, algorithm 1, made relativistic).
+
+    Only the difference counts, so a matched pair is never called fake.
+    """
+    return F.softplus(mismatched_logits - matched_logits).mean()
+
+
+def exact_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """|dD/dx|^2 of each picture, (b,), with a graph for its own gradient: R1 on real, R2 on generated ones.
+
+    Mescheder et al. 2018, equation 9; weigh its mean by gamma / 2.
+
+    Args:
+        logits: (b,), made from ``images``.
+        images: (b, c, h, w), requiring a gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3))
+
+
+def finite_penalty(logits: Tensor, moved_logits: Tensor, sigma: float) -> Tensor:
+    """What `exact_penalty` is on average, (b,), from logits (b,) of pictures x and of x + sigma n, n standard normal.
+
+    The mean of ((D(x + sigma n) - D(x)) / sigma)^2 over n is |dD/dx|^2 to first order.
+    """
+    return ((moved_logits - logits) / sigma).square()

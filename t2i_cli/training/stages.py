@@ -1,0 +1,407 @@
+"""One step of each stage: a batch in, weights changed, a row of numbers out.
+
+The stages share one `Learner`, which holds the networks, their optimizers and the averaged generator. A step that meets a
+NaN or an infinity changes nothing and says so (Reliability 9).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from t2i_cli.config import TrainConfig
+from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, one_step
+from t2i_cli.training import losses
+from t2i_cli.training.augment import augment, random_background
+from t2i_cli.training.batches import Batch, seed_for
+from t2i_cli.training.ema import ema_decay, ema_update
+
+__all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
+
+STAGES = ("contrastive", "flow", "adversarial")
+SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
+MAX_NORM = 1.0  # of the gradient in the contrastive and flow stages
+
+
+@dataclass
+class StepResult:
+    """What a step found out."""
+
+    figures: dict[str, Tensor | float] = field(default_factory=dict[str, "Tensor | float"])
+    skipped: bool = False  # a loss or a gradient was not finite, and nothing was changed
+
+
+def default_gamma(resolution: int) -> float:
+    """First weight of the gradient penalties; it falls to a tenth. Larger pictures have larger gradients."""
+    return {32: 0.5, 64: 2.0, 128: 17.0, 256: 150.0}[resolution]
+
+
+class Learner:
+    """Networks and optimizers of a run, and a step of each stage.
+
+    Args:
+        networks: with a discriminator, on the device.
+        config: of the run.
+        tokens: tokens (1, t) and mask (1, t) of the empty text.
+    """
+
+    def __init__(self, networks: Networks, config: TrainConfig, tokens: tuple[Tensor, Tensor]) -> None:
+        self.networks, self.config = networks, config
+        self.average: Generator = copy.deepcopy(networks.generator).requires_grad_(requires_grad=False)
+        self.anchor: Generator | None = None  # the generator as the flow left it
+        self.device = next(networks.parameters()).device
+        self.gamma = config.gamma or default_gamma(networks.config.resolution)
+        self.warm = False  # whether the generator has learned something before the adversarial stage
+        self.images = 0  # seen by the generator, over flow and adversarial stages
+        self._null_tokens = tokens
+        fused = self.device.type in ("cpu", "cuda")
+        adversarial = {"lr": config.adversarial_lr, "betas": (0.0, 0.9), "eps": 1e-8, "fused": fused}
+        pair = [*networks.text_encoder.parameters(), *networks.image_encoder.parameters()]
+        flow = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": fused}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "contrastive": torch.optim.AdamW(_groups(pair), lr=config.contrastive_lr, **flow | {"weight_decay": 0.1}),
+            "flow": torch.optim.AdamW(networks.generator.parameters(), lr=config.flow_lr, **flow),
+            "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
+            "discriminator": torch.optim.Adam(networks.discriminator.parameters(), **adversarial),
+        }
+
+    # -- stages begin ---------------------------------------------------------------------------
+
+    def begin(self, stage: str) -> None:
+        """Make ready for a stage that is entered for the first time (not where it is resumed)."""
+        if stage == "flow":
+            self.start_average()
+        if stage == "adversarial":
+            if self.warm or self.images:
+                ema_update(self.networks.generator, self.average, 0.0)
+                self.keep_anchor()
+            with torch.no_grad():
+                null = self.null(1).text_features
+            self.networks.discriminator.start_from(self.networks.generator, null)
+
+    def start_average(self) -> None:
+        """Let the average begin at the generator's weights: for a run that starts from given ones."""
+        self.warm = True
+        ema_update(self.average, self.networks.generator, 0.0)
+
+    def keep_anchor(self) -> None:
+        """Remember the averaged generator as the one that the adversarial stage is pulled towards."""
+        self.anchor = copy.deepcopy(self.average)
+
+    @torch.no_grad()
+    def null(self, rows: int) -> TextEncoding:
+        """The encoding of the empty text, as many rows as asked for."""
+        tokens, mask = self._null_tokens
+        return self.networks.text_encoder(tokens.expand(rows, -1), mask.expand(rows, -1))
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def step(self, stage: str, batch: Batch, position: int, progress: float) -> StepResult:
+        """One step of a stage.
+
+        Args:
+            stage: contrastive, flow or adversarial.
+            batch: what to learn from.
+            position: number of the step, which fixes its noise.
+            progress: of the stage, 0 to 1, for the schedules.
+        """
+        random = torch.Generator(self.device).manual_seed(seed_for(self.config.seed, stage, "noise", position))
+        if stage == "contrastive":
+            return self._contrastive(batch, progress, random)
+        if stage == "flow":
+            return self._flow(batch, progress, random)
+        return self._adversarial(batch, progress, random)
+
+    def _contrastive(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
+        networks, optimizer = self.networks, self.optimizers["contrastive"]
+        _set_lr(optimizer, self.config.contrastive_lr * self.config.lr * _warm_cosine(progress, 0.05, 0.02))
+        images = random_background(augment(batch.images, 0.3, random), 0.5, random)
+        text = networks.text_encoder(batch.tokens, batch.mask)
+        image_features = networks.image_encoder(images)
+        if self.config.alignment == "squared":
+            loss = losses.squared_distance_loss(image_features, text.text_features)
+            # alone it has a trivial minimum at one point, so captions that differ are also told apart
+            loss = loss + losses.contrastive_loss(
+                image_features, text.text_features, networks.image_encoder.logit_scale, _same(batch.text)
+            )
+        else:
+            loss = losses.contrastive_loss(
+                image_features, text.text_features, networks.image_encoder.logit_scale, _same(batch.text)
+            )
+        norm = self._descend(optimizer, loss, MAX_NORM)
+        if norm is None:
+            return StepResult({"contrastive_loss": math.nan}, skipped=True)
+        with torch.no_grad():
+            networks.image_encoder.logit_scale.clamp_(0, math.log(100))
+        return StepResult(
+            {
+                "contrastive_loss": loss.detach(),
+                "logit_scale": networks.image_encoder.logit_scale.detach().exp(),
+                "grad_norm": norm,
+            }
+        )
+
+    def _flow(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
+        networks, optimizer = self.networks, self.optimizers["flow"]
+        _set_lr(optimizer, self.config.flow_lr * self.config.lr * _warm_cosine(progress, 0.02, 0.1))
+        b = len(batch.images)
+        noise = _normal(batch.images.shape, random)
+        level = torch.sigmoid(torch.randn(b, device=self.device, generator=random) + 0.4)
+        # a tenth of the batch learns the one step itself, from pure noise: it is what the next stage starts from
+        level = torch.where(torch.rand(b, device=self.device, generator=random) < 0.1, 1.0, level)
+        s = level[:, None, None, None]
+        noisy = (1 - s) * batch.images + s * noise
+        text = self._dropped(self.encode(batch.tokens, batch.mask), random)
+        style = networks.generator.style(text.text_features)
+        denoised = networks.generator(noisy, level, text.text_embeds, text.mask, style)
+        loss = losses.flow_loss(denoised, batch.images, level)
+        norm = self._descend(optimizer, loss, MAX_NORM)
+        if norm is None:
+            return StepResult({"flow_loss": math.nan}, skipped=True)
+        self._averaged(b)
+        return StepResult({"flow_loss": loss.detach(), "grad_norm": norm})
+
+    def _adversarial(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
+        config, networks = self.config, self.networks
+        d, g = networks.discriminator, networks.generator
+        lr = config.adversarial_lr * config.lr * _warm_cosine(progress, 0.01, 0.25)
+        beta = 0.9 + 0.09 * min(1.0, 2 * progress)
+        for name in ("generator", "discriminator"):
+            _set_lr(self.optimizers[name], lr, (0.0, beta))
+        strength = config.augment * min(1.0, 4 * progress)
+        b = len(batch.images)
+        text = self.encode(batch.tokens, batch.mask)
+        shown = self._dropped(text, random)
+        figures: dict[str, Tensor | float] = {}
+        noise = _normal(batch.images.shape, random)
+        fake = one_step(g, noise, shown)
+        for turn in range(config.discriminator_steps):
+            if turn:
+                with torch.no_grad():
+                    other = one_step(g, _normal(batch.images.shape, random), shown)
+            else:
+                other = fake.detach()
+            d_figures = self._discriminator_turn(batch, other, text, strength, progress, random)
+            if d_figures is None:
+                return StepResult({"d_loss": math.nan}, skipped=True)
+            figures |= d_figures
+        d.requires_grad_(requires_grad=False)
+        networks.image_encoder.requires_grad_(requires_grad=False)
+        seen = self._seen(fake, strength, random)
+        judged = d(seen)
+        fake_logits = d.logits(judged.features, text.text_features)
+        with torch.no_grad():
+            real_logits = d.logits(d(self._seen(batch.images, strength, random)).features, text.text_features)
+        if config.loss == "log":
+            game = losses.log_g_loss(fake_logits)
+        else:
+            game = losses.relativistic_g_loss(real_logits, fake_logits)
+        loss = game
+        weight = config.alignment_weight * min(1.0, 20 * progress)
+        if weight:
+            image_features = networks.image_encoder(seen)
+            if config.alignment == "squared":
+                alignment = losses.squared_distance_loss(image_features, text.text_features)
+            else:
+                scale = networks.image_encoder.logit_scale.detach()
+                same = _same(batch.text)
+                alignment = losses.contrastive_loss(image_features, text.text_features, scale, same)
+                alignment = alignment + losses.contrastive_loss(judged.image_features, text.text_features, scale, same)
+            loss = loss + weight * alignment
+            figures["alignment_loss"] = alignment.detach()
+        if self.anchor is not None and config.anchor_weight:
+            pull = 0.005 + (config.anchor_weight - 0.005) * _cosine(progress)
+            with torch.no_grad():
+                start = one_step(self.anchor, noise, shown)
+            anchor_loss = (fake - start).square().mean()
+            loss = loss + pull * anchor_loss
+            figures["anchor_loss"] = anchor_loss.detach()
+        norm = self._descend(self.optimizers["generator"], loss, None)
+        d.requires_grad_(requires_grad=True)
+        networks.image_encoder.requires_grad_(requires_grad=True)
+        if norm is None:
+            return StepResult({"g_loss": math.nan}, skipped=True)
+        self._averaged(b)
+        figures |= {"g_loss": game.detach(), "grad_norm_g": norm}
+        return StepResult(figures)
+
+    def _discriminator_turn(
+        self, batch: Batch, fake: Tensor, text: TextEncoding, strength: float, progress: float, random: torch.Generator
+    ) -> dict[str, Tensor | float] | None:
+        """One step of D; None where a number is not finite."""
+        config, d = self.config, self.networks.discriminator
+        real = self._seen(batch.images, strength, random)
+        fake = self._seen(fake, strength, random)
+        pictures = torch.cat([real, fake])
+        features = text.text_features
+        gamma = self.gamma * (0.1 + 0.9 * _cosine(progress))
+        due = gamma > 0 and self.images // max(len(real), 1) % config.penalty_every == 0
+        exact = due and config.penalty == "exact"
+        if exact:
+            pictures.requires_grad_()
+        judged = d(pictures)
+        phi_real, phi_fake = judged.features.chunk(2)
+        real_logits, fake_logits = d.logits(phi_real, features), d.logits(phi_fake, features)
+        game = (losses.log_d_loss if config.loss == "log" else losses.relativistic_d_loss)(real_logits, fake_logits)
+        loss = game
+        figures: dict[str, Tensor | float] = {"d_loss": game.detach()}
+        if config.mismatch_weight:
+            other = _another(batch.text)
+            mismatched = d.logits(phi_real, features[other])
+            differs = batch.text[other] != batch.text
+            if bool(differs.any()):
+                loss = loss + config.mismatch_weight * losses.mismatch_loss(real_logits[differs], mismatched[differs])
+            figures["mismatch_gap"] = (real_logits - mismatched).detach().mean()
+        if config.alignment == "contrastive" and config.alignment_weight:
+            scale = self.networks.image_encoder.logit_scale.detach()
+            loss = loss + losses.contrastive_loss(judged.image_features[: len(real)], features, scale, _same(batch.text))
+        if due:
+            both = torch.cat([real_logits, fake_logits])
+            if exact:
+                squares = losses.exact_penalty(both, pictures)
+            else:
+                moved = d(pictures + SIGMA * _normal(pictures.shape, random)).features
+                squares = losses.finite_penalty(both, d.logits(moved, features.repeat(2, 1)), SIGMA)
+            r1, r2 = (part.mean() for part in squares.chunk(2))
+            penalty = gamma / 2 * config.penalty_every * (r1 + r2 if config.r2 else r1)
+            loss = loss + penalty
+            figures |= {"r1": r1.detach(), "r2": r2.detach(), "penalty": penalty.detach() / config.penalty_every}
+        norm = self._descend(self.optimizers["discriminator"], loss, None)
+        if norm is None:
+            return None
+        gap = (real_logits - fake_logits).detach()
+        return figures | {
+            "d_real": real_logits.detach().mean(),
+            "d_fake": fake_logits.detach().mean(),
+            "gap": gap.mean(),
+            "grad_norm_d": norm,
+            "gamma": gamma,
+        }
+
+    # -- small things that steps share ----------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, tokens: Tensor, mask: Tensor) -> TextEncoding:
+        """Texts as the frozen encoder reads them: no gradient of G or D ever trains it."""
+        return self.networks.text_encoder(tokens, mask)
+
+    def _seen(self, images: Tensor, strength: float, random: torch.Generator) -> Tensor:
+        """Pictures as D and E see them."""
+        return random_background(augment(images, strength, random), 0.5, random)
+
+    def _dropped(self, text: TextEncoding, random: torch.Generator) -> TextEncoding:
+        """The encodings with some rows' captions replaced by the empty text."""
+        rows = torch.rand(len(text.text_features), device=self.device, generator=random) < self.config.caption_dropout
+        null = self.null(1)
+        width = text.text_embeds.shape[1]
+        padded = torch.zeros_like(text.text_embeds[:1])
+        padded[:, : null.text_embeds.shape[1]] = null.text_embeds[:, :width]
+        mask = torch.zeros_like(text.mask[:1])
+        mask[:, : null.mask.shape[1]] = null.mask[:, :width]
+        return TextEncoding(
+            torch.where(rows[:, None, None], padded, text.text_embeds),
+            torch.where(rows[:, None], null.text_features, text.text_features),
+            torch.where(rows[:, None], mask, text.mask),
+        )
+
+    def _averaged(self, size: int) -> None:
+        self.images += size
+        decay = ema_decay(size, self.images, self.config.ema_images) if self.config.ema else 0.0
+        ema_update(self.average, self.networks.generator, decay)
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None) -> Tensor | None:
+        """One step down a loss; returns the gradient's norm, or None, with nothing changed, where it is not finite."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+        if not math.isfinite(float(norm + loss.detach())):
+            optimizer.zero_grad(set_to_none=True)
+            return None
+        optimizer.step()
+        return norm.detach()
+
+    @torch.no_grad()
+    def judge(self, batch: Batch) -> dict[str, float]:
+        """What D says of held-out pictures, without augmentation: for the log."""
+        d: Discriminator = self.networks.discriminator
+        text = self.encode(batch.tokens, batch.mask)
+        return {"d_val": float(d.logits(d(batch.images).features, text.text_features).mean())}
+
+    def tensors(self, stage: str) -> dict[str, dict[str, Tensor]]:
+        """Everything that a stage changes, by group, for a run's state."""
+        groups: dict[str, dict[str, Tensor]] = {
+            "networks": dict(self.networks.state_dict()),
+            "average": dict(self.average.state_dict()),
+        }
+        if self.anchor is not None:
+            groups["anchor"] = dict(self.anchor.state_dict())
+        for name in ("generator", "discriminator") if stage == "adversarial" else (stage,):
+            state = self.optimizers[name].state_dict()["state"]
+            groups[f"optimizer-{name}"] = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+        return groups
+
+    def load_tensors(self, groups: dict[str, dict[str, Tensor]]) -> None:
+        """The inverse of `tensors`."""
+        self.networks.load_state_dict(groups["networks"])
+        self.average.load_state_dict(groups["average"])
+        if "anchor" in groups:
+            self.anchor = copy.deepcopy(self.average)
+            self.anchor.load_state_dict(groups["anchor"])
+        for name, optimizer in self.optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in groups.get(f"optimizer-{name}", {}).items():
+                index, field_name = key.split(".", 1)
+                state.setdefault(int(index), {})[field_name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
+    """Weight decay for matrices, none for scales, shifts and temperatures."""
+    everything = list(parameters)
+    return [
+        {"params": [p for p in everything if p.dim() > 1]},
+        {"params": [p for p in everything if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _same(text: Tensor) -> Tensor:
+    return text[:, None] == text[None, :]
+
+
+def _another(text: Tensor) -> Tensor:
+    """For each row the next row with another caption where there is one: int64 (b,)."""
+    b = len(text)
+    best = torch.arange(b, device=text.device).roll(-1)
+    for shift in range(2, min(b, 8)):
+        candidate = torch.arange(b, device=text.device).roll(-shift)
+        best = torch.where(text[best] == text, candidate, best)
+    return best
+
+
+def _normal(shape: torch.Size, random: torch.Generator) -> Tensor:
+    return torch.randn(shape, device=random.device, generator=random)
+
+
+def _cosine(progress: float) -> float:
+    """1 at the start, 0 at the end."""
+    return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def _warm_cosine(progress: float, warm: float, end: float) -> float:
+    """Up from 0 over the first ``warm`` of a stage, then a cosine down to ``end``."""
+    if progress < warm:
+        return max(progress / warm, 0.02)
+    return end + (1 - end) * _cosine((progress - warm) / (1 - warm))
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float, betas: tuple[float, float] | None = None) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if betas:
+            group["betas"] = betas
