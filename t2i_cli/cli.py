@@ -27,7 +27,7 @@ from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageErr
 from t2i_cli.signals import StopRequest
 
 if TYPE_CHECKING:
-    from t2i_cli.data.layouts import CaptionsFrom
+    from t2i_cli.data import CaptionsFrom
 
 __all__ = ["app", "run"]
 
@@ -120,9 +120,22 @@ def check(
 ) -> None:
     """Say which layout a data set has, what is wrong with it, and how to mend it."""
     from t2i_cli.check import check as check_data
+    from t2i_cli.config import TrainConfig
 
-    report = check_data(data, captions_from=_layout(captions_from), caption_key=caption_key)
-    console.result_json(report)
+    layout = _layout(captions_from)
+    with console.progress("reading", "pictures") as update:
+        report = check_data(
+            data,
+            captions_from=layout,
+            caption_key=caption_key,
+            progress=update,
+            estimate=lambda _: f"{console.clock(TrainConfig().time)}, or as long as --time says",
+        )
+    if json_rows:
+        console.result_json(report.to_dict())
+    else:
+        console.checklist((line.sign, line.message, line.mend) for line in report.lines)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -361,6 +374,7 @@ def train(
         _show_plan(plan_run(settings), json_rows)
         return
     with _signals_to(wish), console.TrainingDisplay(json_rows=json_rows) as display:
+        settings.progress = display.decoding
         for event in train_run(settings):
             display.show(event)
 
@@ -451,19 +465,23 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _show_plan(plan: dict[str, Any], json_rows: bool) -> None:
+    """What --dry-run prints: a line a fact, a line a stage."""
     if json_rows:
         console.result_json(plan)
         return
     for name, value in plan.items():
-        text = (
-            ", ".join(
-                f"{key} {console.figure(item)}"
-                for key, item in cast("dict[str, object]", value).items()
-            )
-            if isinstance(value, dict)
-            else console.figure(value)
-        )
-        console.result(f"{name.replace('_', ' ')}: {text}")
+        if not isinstance(value, dict):
+            shown = console.clock(value) if name == "seconds" else console.figure(value)
+            console.result(f"{name.replace('_', ' ')}: {shown}")
+            continue
+        for part, facts in cast("dict[str, dict[str, float] | float]", value).items():
+            if isinstance(facts, dict):
+                shown = ", ".join(
+                    f"{console.figure(fact)} {key.replace('_', ' ')}" for key, fact in facts.items()
+                )
+            else:
+                shown = console.figure(facts)
+            console.result(f"  {part}: {shown}")
 
 
 @contextmanager

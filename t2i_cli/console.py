@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TrainingDisplay",
+    "checklist",
     "clock",
     "count",
-    "data_lines",
     "detail",
     "fail",
     "is_terminal",
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 PLAIN_EVERY = 30.0  # s between two plain progress lines where stderr is no terminal
-_GLYPHS = {"ok": ("✓", "32"), "warning": ("!", "33"), "error": ("✗", "31")}  # sign, SGR colour
+_COLOURS = {"✓": "32", "!": "33", "✗": "31"}  # sign -> SGR colour
 
 
 @dataclass
@@ -173,7 +173,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(visible(title)) if title else None, box=box.SIMPLE_HEAD, title_justify="left")
+    drawn = Table(
+        title=Text(visible(title)) if title else None, box=box.SIMPLE_HEAD, title_justify="left"
+    )
     numeric = [
         bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))
     ]
@@ -184,16 +186,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     return _write(lambda: _rich(sys.stdout).print(drawn))
 
 
-def mark(kind: str, text: str, stream: TextIO | None = None) -> str:
-    """A line with its sign in front: ``ok`` ✓, ``warning`` !, ``error`` ✗; coloured where the stream takes colour.
+def mark(sign: str, text: str, stream: TextIO | None = None) -> str:
+    """A line with its sign in front (✓, ! or ✗), coloured where the stream, stdout by default, takes colour.
 
-    >>> mark("ok", "7,921 pairs", sys.stdin)
+    >>> mark("✓", "7,921 pairs", sys.stdin)
     '✓ 7,921 pairs'
     """
-    glyph, colour = _GLYPHS[kind]
-    if has_colour(sys.stdout if stream is None else stream):
-        glyph = f"\x1b[{colour}m{glyph}\x1b[0m"
-    return f"{glyph} {visible(text, 2000)}"
+    if sign in _COLOURS and has_colour(stream or sys.stdout):
+        sign = f"\x1b[{_COLOURS[sign]}m{sign}\x1b[0m"
+    return f"{sign} {visible(text, 4000)}".lstrip()
+
+
+def checklist(lines: Iterable[tuple[str, str, str]]) -> bool:
+    """Print lines of (sign, what is so, what to do), the last in a column of its own; returns as `result`."""
+    rows = [(sign, visible(text, 4000), visible(mend, 1000)) for sign, text, mend in lines]
+    width = max((len(text) for _, text, mend in rows if mend and len(text) <= 60), default=0)
+    drawn = [mark(sign, f"{text:<{width}}  {mend}".rstrip()) for sign, text, mend in rows]
+    return _write(lambda: print(*drawn, sep="\n", flush=True))
 
 
 # --- everything else: stderr
@@ -214,7 +223,7 @@ def detail(text: str) -> None:
 def warn(text: str) -> None:
     """A warning on stderr, unless ``-q``."""
     if not _level.quiet:
-        _say(mark("warning", text, sys.stderr))
+        _say(mark("!", text, sys.stderr))
 
 
 def fail(error: T2IError) -> None:
@@ -264,17 +273,17 @@ def count(number: float) -> str:
 def clock(seconds: float) -> str:
     """A span of time.
 
-    >>> clock(42), clock(754), clock(7503), clock(200000)
-    ('42 s', '12 min 34 s', '2 h 05 min', '2 d 7 h')
+    >>> clock(42), clock(754), clock(1800), clock(7503), clock(200000)
+    ('42 s', '12 min 34 s', '30 min', '2 h 5 min', '2 d 7 h')
     """
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        parts.append(f"{left // size} {unit}")
+        left %= size
+    while len(parts) > 1 and parts[0].startswith("0 "):
+        del parts[0]
+    return " ".join([parts[0], *(part for part in parts[1:2] if not part.startswith("0 "))])
 
 
 def figure(value: object) -> str:
@@ -367,7 +376,8 @@ class TrainingDisplay:
         self.grid = ""
         self.saved = ""
         self._live: Live | None = None
-        self._spoke = float("-inf")
+        self._spoke = time.monotonic()
+        self._decoded = ""
 
     def __enter__(self) -> TrainingDisplay:
         """Start the live panel where stderr is a terminal."""
@@ -389,6 +399,14 @@ class TrainingDisplay:
             self._live.stop()
             self._live = None
 
+    def decoding(self, done: int, total: int) -> None:
+        """Show how far the decoding of pictures is, before the first stage."""
+        self._decoded = f"decoding: {count(done)} of {count(total)} pictures"
+        now = time.monotonic()
+        if self._live is None and now - self._spoke >= PLAIN_EVERY:
+            self._spoke = now
+            note(self._decoded)
+
     def show(self, event: Event) -> None:
         """Draw one event."""
         match event:
@@ -406,7 +424,7 @@ class TrainingDisplay:
                 detail(f"drew {path}")
             case Advice(signal, text):
                 self.advice = text
-                warn(f"{signal}: {text}")
+                warn(text)
                 if self.json_rows:
                     result_json({"event": "advice", "signal": signal, "text": text})
             case Finished():
@@ -443,7 +461,7 @@ class TrainingDisplay:
         )
         note(f"done: {count(event.steps)} steps in {clock(event.seconds)}{scores}")
         for advice in event.advice:
-            warn(f"{advice.signal}: {advice.text}")
+            warn(advice.text)
         if self.json_rows:
             result_json(
                 {
@@ -475,7 +493,9 @@ class TrainingDisplay:
                 Text(f"{share:.0%}"),
             )
         parts: list[RenderableType] = [bars]
-        if current is not None:
+        if current is None:
+            parts.insert(0, Text(self._decoded))
+        else:
             parts.insert(
                 0,
                 Text(
@@ -507,8 +527,8 @@ class TrainingDisplay:
 
 
 _SPEED_KEYS = {
-    "event", "step", "stage", "progress", "stage_progress", "images", "images_per_second", "memory_mb", "eta_s", "time",
-    "seconds", "images_seen", "stage_step", "stage_images",
+    "step", "stage", "progress", "stage_progress", "images", "images_per_second", "memory_mb", "eta_s",
+    "seconds", "skipped",
 }  # fmt: skip
 
 
@@ -555,16 +575,3 @@ def report_line(row: Mapping[str, Any]) -> str:
     losses = [f"{name} {figure(value)}" for name, value in list(_losses(row).items())[:8]]
     stage = f"{visible(row['stage'])}: " if "stage" in row else ""
     return stage + " · ".join(part for part in [_speed(row), *losses] if part)
-
-
-def data_lines(report: Mapping[str, Any], stream: TextIO | None = None) -> list[str]:
-    """A data report as lines: what is wrong with its mend beside it, then what was found."""
-    lines: list[str] = []
-    for problem in report.get("problems", []):
-        kind = "error" if problem.get("severity") == "error" else "warning"
-        text = mark(
-            kind, str(problem.get("text") or problem.get("message") or problem.get("kind")), stream
-        )
-        mend = visible(problem.get("mend") or "", 500)
-        lines.append(f"{text:<60}  {mend}".rstrip())
-    return lines

@@ -12,7 +12,7 @@ from t2i_cli.prompts import MAX_LINE, LineReader, open_prompts, parse_line
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from t2i_cli.data.layouts import CaptionsFrom
+    from t2i_cli.data import CaptionsFrom
 
 __all__ = ["load_tokenizer", "prompts_of", "tokenize", "train"]
 

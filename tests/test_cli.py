@@ -164,7 +164,7 @@ def test_an_environment_variable_of_the_wrong_kind_is_a_usage_error(cli: Cli) ->
 
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_data_that_is_not_there(command: str, cli: Cli, tmp_path: Path) -> None:
-    assert "nowhere" in one_line(cli(command, tmp_path / "nowhere", cwd=tmp_path), 3)
+    assert "nowhere" in one_line(cli("-q", command, tmp_path / "nowhere", cwd=tmp_path), 3)
 
 
 def test_an_empty_folder(cli: Cli, tmp_path: Path) -> None:
