@@ -219,7 +219,11 @@ def kill_at_random(folder: Path, count: int, seed: int) -> dict[str, object]:
     chance = random.Random(seed)
     run = folder / "run"
     failures: list[str] = []
-    step, in_save = 0, 0
+    begun = time.monotonic()
+    with checkpoint.RunLock(run):
+        one_save(run, 1)
+        one_save(run, 2)
+    step, in_save, usual = 2, 0, min((time.monotonic() - begun) / 2, 1.0)  # s a save
     for case in range(count):
         read_end, write_end = os.pipe()
 
@@ -233,7 +237,7 @@ def kill_at_random(folder: Path, count: int, seed: int) -> dict[str, object]:
         child = fork_and(work)
         os.close(write_end)
         select.select([read_end], [], [], 20)  # it has begun
-        time.sleep(chance.random() * 0.02)
+        time.sleep(chance.random() * 3 * usual)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         told = b""

@@ -1,5 +1,6 @@
 """One trainer a run folder, and no more than one, whatever happens to it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,13 +60,15 @@ def test_a_kill_frees_it(tmp_path: Path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_worker_that_outlives_its_parent_does_not_keep_it(tmp_path: Path):
     process = holder(tmp_path, "import os\n    if not os.fork(): time.sleep(5); os._exit(0)")
+    assert process.stdout is not None
+    process.stdout.close()
     process.send_signal(signal.SIGKILL)
     process.wait()
     begun = time.monotonic()
-    with RunLock(tmp_path):
-        assert time.monotonic() - begun < 2
-    assert process.stdout is not None
-    process.stdout.close()
+    while time.monotonic() - begun < 3:  # the child closes its copy as soon as it runs at all
+        with contextlib.suppress(T2IError), RunLock(tmp_path):
+            return
+    pytest.fail("the worker, which lives for 5 s more, keeps the lock")
 
 
 def test_it_is_freed_on_the_way_out_of_an_error_and_can_be_taken_again(tmp_path: Path):
