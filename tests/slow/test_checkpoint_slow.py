@@ -1,0 +1,250 @@
+"""The full counts of the promises about weights and run folders. One seed: T2I_SEED, else drawn and printed."""
+
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import faults
+import pytest
+from test_checkpoint_files import run_faults
+
+from t2i_cli.checkpoint import RunLock, load_model, load_state, read_info, save_state
+from t2i_cli.errors import T2IError, WeightsError
+
+pytestmark = pytest.mark.slow
+SEED = int(os.environ.get("T2I_SEED") or secrets.randbelow(10**9))
+ROWS: list[tuple[str, int, int, float]] = []  # promise, cases, failures, seconds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table() -> Iterator[None]:
+    """Print the seed first and the summary last."""
+    print(f"\nseed: T2I_SEED={SEED}")
+    yield
+    print("\n| promise | cases | failures | time |\n|---|---|---|---|")
+    for promise, cases, failed, seconds in ROWS:
+        print(f"| {promise} | {cases:,} | {failed} | {seconds:.0f} s |")
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one."""
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="t2i-slow-") as folder:
+        yield Path(folder)
+
+
+def count(promise: str, cases: int, failures: list[str], begun: float) -> None:
+    """Note a row of the summary, then fail where something failed."""
+    ROWS.append((promise, cases, len(failures), time.monotonic() - begun))
+    assert failures == [], failures[:20]
+
+
+def faulty(path: Path, what: str, seconds: float = 5.0) -> list[str]:
+    """What is wrong with how a damaged file is refused: it must be one line, with its name, exit 3, soon."""
+    begun = time.monotonic()
+    try:
+        load_model(path)
+    except WeightsError as error:
+        text = str(error)
+        good = str(path) in text and text.isprintable() and error.exit_code == 3
+        slow = time.monotonic() - begun > seconds
+        return (
+            []
+            if good and not slow
+            else [f"{what}: {text!r} after {time.monotonic() - begun:.1f} s"]
+        )
+    except BaseException as error:
+        return [f"{what}: {error!r}"]
+    return [f"{what}: loaded"]
+
+
+def test_1_every_one_byte_truncation(memory: Path):
+    begun, failures = time.monotonic(), []
+    path = memory / "tiny.safetensors"
+    faults.save_tiny(path)
+    size = path.stat().st_size
+    for length in range(size - 1, -1, -1):
+        os.truncate(path, length)
+        failures += faulty(path, f"cut to {length} bytes")
+    count("1: every truncation of a tiny file", size, failures, begun)
+
+
+def test_1_random_truncations(memory: Path):
+    begun, failures, chance = time.monotonic(), [], random.Random(SEED + 1)
+    whole = memory / "whole.safetensors"
+    path = memory / "cut.safetensors"
+    for case in range(20_000):
+        if case % 2000 == 0:
+            faults.save_tiny(whole, case)
+            data = whole.read_bytes()
+        length = int(len(data) * chance.random() ** chance.choice([1, 1, 8]))
+        path.write_bytes(data[:length])
+        failures += faulty(path, f"model {case // 2000} cut to {length} bytes")
+    count("1: random truncations", 20_000, failures, begun)
+
+
+def test_1_random_flips(memory: Path):
+    begun, failures, chance = time.monotonic(), [], random.Random(SEED + 2)
+    path = memory / "flipped.safetensors"
+    for case in range(20_000):
+        if case % 2000 == 0:
+            faults.save_tiny(path, case)
+            size, start = path.stat().st_size, read_info(path).header.data_start
+        byte = chance.randrange(start if case % 2 else size)  # half of them in the header
+        mask = 1 << chance.randrange(8)
+        with path.open("r+b") as file:
+            for step in range(2):  # flip, try, flip back
+                file.seek(byte)
+                old = file.read(1)[0]
+                file.seek(byte)
+                file.write(bytes([old ^ mask]))
+                file.flush()
+                if step == 0:
+                    failures += faulty(path, f"model {case // 2000}, byte {byte}, bit {mask}")
+    load_model(path)
+    count("1: random flipped bits", 20_000, failures, begun)
+
+
+def test_1_every_flipped_bit_of_the_header(memory: Path):
+    begun, failures, cases = time.monotonic(), [], 0
+    path = memory / "flipped.safetensors"
+    faults.save_tiny(path)
+    data = bytearray(path.read_bytes())
+    start = read_info(path).header.data_start
+    for byte in range(start):
+        for bit in range(8):
+            data[byte] ^= 1 << bit
+            with path.open("r+b") as file:
+                file.seek(byte)
+                file.write(data[byte : byte + 1])
+            failures += faulty(path, f"byte {byte}, bit {bit}")
+            data[byte] ^= 1 << bit
+            cases += 1
+        with path.open("r+b") as file:
+            file.seek(byte)
+            file.write(data[byte : byte + 1])
+    load_model(path)
+    count("1: every flipped bit of a header", cases, failures, begun)
+
+
+def test_1_cut_and_flipped_states(memory: Path):
+    begun, failures, chance = time.monotonic(), [], random.Random(SEED + 3)
+    folder = save_state(memory, 1, faults.tensors_at(1), {"k": list(range(99))})
+    files = sorted(folder.iterdir())
+    cases = 0
+    for path in files:
+        whole = path.read_bytes()
+        for case in range(2500):
+            data = bytearray(whole)
+            if case % 2:
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            else:
+                del data[chance.randrange(len(data)) :]
+            path.write_bytes(data)
+            cases += 1
+            try:
+                load_state(memory)
+                failures.append(f"{path.name} case {case}: loaded")
+            except WeightsError as error:
+                if str(folder) not in str(error):
+                    failures.append(f"{path.name} case {case}: {error}")
+            except Exception as error:
+                failures.append(f"{path.name} case {case}: {error!r}")
+        path.write_bytes(whole)
+    load_state(memory)
+    count("1: cut and flipped files of a run's state", cases, failures, begun)
+
+
+def test_2_a_kill_at_each_call(memory: Path):
+    begun = time.monotonic()
+    told = run_faults("each", memory, 1)
+    count("2: a kill before and after each call of a save", told["cases"], told["failures"], begun)
+
+
+def test_2_random_kills(memory: Path):
+    begun = time.monotonic()
+    told = run_faults("random", memory, 2000, SEED)
+    print(
+        f"\nof 2,000 kills {told['killed inside a save']} were inside a save; last step {told['last step']}"
+    )
+    count("2: random kills of a run in one folder", told["cases"], told["failures"], begun)
+
+
+def test_2_random_kills_on_the_disk(tmp_path: Path):
+    begun = time.monotonic()
+    told = run_faults("random", tmp_path, 200, SEED + 1)
+    count("2: the same on a disk's file system", told["cases"], told["failures"], begun)
+
+
+def test_4_a_full_disk_at_every_4_kib(tmp_path: Path):
+    begun = time.monotonic()
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.name != "posix":
+        pytest.skip("no mount command here")
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        told = run_faults("full", place)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    count(
+        "4: a full disk at every 4 KiB (weights, state, log, file, lock)",
+        told["cases"],
+        told["failures"],
+        begun,
+    )
+
+
+def test_4_writes_that_fail_at_every_size(tmp_path: Path):
+    begun = time.monotonic()
+    told = run_faults("limit", tmp_path)
+    count("4: writes that fail at every size (EFBIG)", told["cases"], told["failures"], begun)
+
+
+def test_8_one_trainer_a_run_folder(memory: Path):
+    """Eight threads, each with its own open file, want the same folder 500 times: never two at once."""
+    begun, failures, inside, held, refusals = time.monotonic(), [], [0], [0], [0]
+    guard = threading.Lock()
+
+    def worker() -> None:
+        for _ in range(500):
+            try:
+                with RunLock(memory / "run"):
+                    with guard:
+                        inside[0] += 1
+                        held[0] += 1
+                        if inside[0] > 1:
+                            failures.append(f"{inside[0]} at once")
+                    time.sleep(0.0002)
+                    with guard:
+                        inside[0] -= 1
+            except T2IError as error:
+                with guard:
+                    refusals[0] += 1
+                if error.exit_code != 1 or "already being trained by" not in str(error):
+                    failures.append(repr(error))
+
+    threads = [threading.Thread(target=worker) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if held[0] < 100 or refusals[0] < 100:
+        failures.append(f"held {held[0]}, refused {refusals[0]} times: not a contest")
+    count("8: one trainer a run folder, 8 want it", held[0] + refusals[0], failures, begun)
