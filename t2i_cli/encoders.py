@@ -13,8 +13,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +27,14 @@ from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inp
 __all__ = ["Encoder", "load_encoder", "own_weights"]
 
 _BATCH = 128  # pictures at a time
+
+
+class Pictures(Protocol):
+    """An array or a memory map, uint8 (n, h, w, 3 or 4), or whatever gives such parts of itself."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,9 @@ class Encoder:
 
     @torch.no_grad()
     def features(
-        self, pictures: Sequence[Any], progress: Callable[[int, int], None] | None = None
+        self, pictures: Pictures, progress: Callable[[int, int], None] | None = None
     ) -> Tensor:
-        """Features, float32 (n, d), of pictures uint8 (n, h, w, 3 or 4): an array or a memory map."""
+        """Features, float32 (n, d), of n pictures."""
         found: list[Tensor] = []
         for start in range(0, len(pictures), _BATCH):
             block = torch.tensor(pictures[start : start + _BATCH])
