@@ -1,0 +1,494 @@
+"""Texts and noise -> images, computed by ONNX Runtime on the CPU or by torch on any device.
+
+`open_runtime` picks one. On the CPU no torch is imported: the graph of a model's config comes from the package or the cache
+(or is exported once), gets the model's weights, is optimised for this machine, and is kept in the cache, so the next start
+only maps it into memory. What a cached graph was made from is checked by its path, size, time and inode; when any of them
+changes the weights are read and verified again.
+
+Every runtime keeps one promise: the images of a row depend on that row alone, to the last bit, whatever the batch. ONNX
+Runtime is put to that test when a graph is made, and draws one by one where it fails it; torch draws in a fixed batch shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from t2i_cli.config import ModelConfig
+from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
+from t2i_cli.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from t2i_cli.checkpoint import LoadedModel
+
+__all__ = ["MAX_BATCH", "OnnxRuntime", "Runtime", "Text", "TorchRuntime", "bundle_for", "open_runtime"]
+
+MAX_BATCH = 16  # pictures drawn at once
+GRAPHS = ("text_encoder", "generator", "image_encoder")
+GRAPH_VERSION = "1"  # raise it when a network's forward pass or `export` changes: kept graphs are then made anew
+_WORDS = 16  # tokens; texts are padded to a multiple of it before the generator
+_KEPT = 8  # models whose optimised graphs stay in the cache
+_TEXTS = 1024  # encoded texts that are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the networks make of one prompt."""
+
+    text_embeds: np.ndarray  # float32 (t, d)
+    text_features: np.ndarray  # float32 (d,), unit norm
+    style: np.ndarray  # float32 (s,)
+    unknown_tokens: int  # bytes and symbols that the vocabulary does not hold
+    cut: bool  # whether the prompt was longer than the model reads
+
+
+class Runtime(ABC):
+    """A model on a device: texts and noise in, images out, all of them float32 arrays."""
+
+    name = ""  # goes into metadata: onnxruntime-cpu, torch-cuda, ...
+    batch = 1  # rows that are best drawn at once
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, title: str, weights_hash: str) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.title = title
+        self.hash = weights_hash
+        self._texts: OrderedDict[str, Text] = OrderedDict()
+
+    def encode(self, prompt: str) -> Text:
+        """What the text encoder makes of a prompt; each is encoded alone, and remembered."""
+        if (text := self._texts.get(prompt)) is not None:
+            self._texts.move_to_end(prompt)
+            return text
+        length = self.config.text.context_length
+        tokens, mask = self.tokenizer.batch([prompt], length)
+        real = int(mask.sum())
+        embeds, features, style = self._encode(tokens, mask)
+        cut = real == length and len(self.tokenizer.encode(prompt)) + 2 > length
+        text = Text(embeds[0, :real], features[0], style[0], self.tokenizer.unknown(prompt), cut)
+        self._texts[prompt] = text
+        if len(self._texts) > _TEXTS:
+            self._texts.popitem(last=False)
+        return text
+
+    def draw(self, noise: np.ndarray, texts: Sequence[Text], styles: np.ndarray) -> np.ndarray:
+        """Images of up to `batch` rows.
+
+        Args:
+            noise: float32 (b, c, h, w).
+            texts: b prompts.
+            styles: float32 (b, s): the texts' own, or guided.
+
+        Returns:
+            Images, float32 (b, c, h, w), nominally in [-1, 1].
+        """
+        longest = max(len(text.text_embeds) for text in texts)
+        length = -(-longest // _WORDS) * _WORDS
+        embeds = np.zeros((len(texts), length, texts[0].text_embeds.shape[1]), np.float32)
+        mask = np.zeros((len(texts), length), bool)
+        for row, text in enumerate(texts):
+            embeds[row, : len(text.text_embeds)] = text.text_embeds
+            mask[row, : len(text.text_embeds)] = True
+        return self._draw(noise, embeds, mask, np.ascontiguousarray(styles, np.float32))
+
+    @abstractmethod
+    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens int64 (1, t), mask bool (1, t) -> text_embeds (1, t or less, d), text_features (1, d), style (1, s)."""
+
+    @abstractmethod
+    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+        """Noise (b, c, h, w), text_embeds (b, t, d), mask (b, t), styles (b, s) -> images (b, c, h, w)."""
+
+    @abstractmethod
+    def image_features(self, images: np.ndarray) -> np.ndarray:
+        """Images, float32 (b, c, h, w) -> float32 (b, d), unit norm."""
+
+
+def open_runtime(model: Path, device: str = "auto", *, announce: Any = None) -> Runtime:
+    """A model, ready to draw.
+
+    Args:
+        model: a weights file.
+        device: auto, cpu, cuda, cuda:N or mps. ``auto`` is the CPU for tiny and small models, which draw a picture there
+            before torch is imported, and a GPU for larger ones where there is one.
+        announce: called with a line of text when something takes long.
+
+    Raises:
+        WeightsError: the file is missing, broken or not one of ours.
+        UsageError: no such device.
+    """
+    if device not in ("auto", "cpu", "mps", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+        raise UsageError(f"--device {device}: no such device", "use auto, cpu, cuda, cuda:N or mps")
+    if device == "auto":
+        device = _best_device(model)
+    if device != "cpu":
+        return TorchRuntime(model, device)
+    try:
+        return OnnxRuntime.open(model, announce or (lambda _: None))
+    except _NoGraph as error:
+        (announce or (lambda _: None))(f"sampling with torch: {error}")
+        return TorchRuntime(model, "cpu")
+
+
+def _best_device(model: Path) -> str:
+    """cpu, unless the model is large and a GPU is at hand. Does not import torch to find that there is none."""
+    seen = os.path.exists("/dev/nvidiactl") or sys.platform in ("darwin", "win32")  # noqa: PTH110
+    if not seen:
+        return "cpu"
+    from t2i_cli.checkpoint import read_info
+
+    if read_info(model).config.size in ("tiny", "small"):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+# --- ONNX Runtime
+
+
+class _NoGraph(T2IError):
+    """A model that cannot be exported here."""
+
+
+class OnnxRuntime(Runtime):
+    """Graphs of a model on the CPU, one thread.
+
+    Args:
+        folder: what `open` keeps in the cache: graphs with their weights, the tokenizer and a manifest.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        tokenizer = (folder / "tokenizer.model").read_bytes()
+        super().__init__(ModelConfig.from_dict(about["config"]), Tokenizer(tokenizer), about["title"], about["hash"])
+        self.batch = int(about["batch"])
+        self._folder = folder
+        self._sessions = {name: _session(folder / f"{name}.onnx") for name in GRAPHS[:2]}
+
+    @classmethod
+    def open(cls, model: Path, announce: Any) -> OnnxRuntime:
+        """The graphs of a weights file: from the cache, or made now and kept there.
+
+        Raises:
+            WeightsError: the file is missing, broken or not one of ours.
+        """
+        key = _key(model)
+        folder = _cache_folder() / "ready" / key
+        try:
+            about = json.loads((folder / "about.json").read_bytes())
+            return cls(folder, about)
+        except (OSError, ValueError, KeyError, T2IError):
+            pass  # not there, or not whole: make it
+        except Exception as error:  # ONNX Runtime's own errors: a file of the folder is damaged
+            announce(f"making the graph again: {type(error).__name__}")
+        with contextlib.suppress(OSError):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        return _make_ready(model, folder, announce)
+
+    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        real = int(mask.sum())
+        feed = {"tokens": tokens[:, :real], "mask": mask[:, :real]}
+        return tuple(self._sessions["text_encoder"].run(None, feed))
+
+    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+        feed = {"noise": noise, "text_embeds": embeds, "mask": mask, "style": styles}
+        return self._sessions["generator"].run(None, feed)[0]
+
+    def image_features(self, images: np.ndarray) -> np.ndarray:
+        """Images, float32 (b, c, h, w) -> float32 (b, d), unit norm; one by one, so that a rank never hangs on the batch."""
+        if "image_encoder" not in self._sessions:
+            self._sessions["image_encoder"] = _session(self._folder / "image_encoder.onnx")
+        session = self._sessions["image_encoder"]
+        return np.concatenate([session.run(None, {"images": images[row : row + 1]})[0] for row in range(len(images))])
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file is optimised
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _key(model: Path) -> str:
+    """What the kept graphs of a weights file hang on: the file as it lies there, this runtime, this processor."""
+    import onnxruntime
+
+    try:
+        stat = model.stat()
+    except OSError as error:
+        raise WeightsError(f"{model}: cannot be read: {error.strerror or error}") from None
+    features = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
+    processor = sorted(name for name, has in getattr(features, "__cpu_features__", {}).items() if has)
+    identity = (
+        GRAPH_VERSION, onnxruntime.__version__, sys.platform, processor,
+        os.path.realpath(model), stat.st_size, stat.st_mtime_ns, stat.st_ino,
+    )  # fmt: skip
+    return hashlib.sha256(repr(identity).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _cache_folder() -> Path:
+    from t2i_cli.data.cache import cache_folder
+
+    return cache_folder()
+
+
+def _make_ready(model: Path, folder: Path, announce: Any) -> OnnxRuntime:
+    """Verify the weights, put them into the config's graphs, optimise these for this machine, and keep all that."""
+    from t2i_cli.checkpoint import read_info
+
+    info = read_info(model)
+    bundle = bundle_for(info.config, announce)
+    weights, tokenizer = _read_weights(model)
+    kept = True
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    except OSError:
+        kept = False  # a cache that cannot be written costs time, not pictures
+        temporary = Path(tempfile.mkdtemp(prefix="t2i-"))
+    try:
+        _fill(bundle, weights, temporary, model)
+        (temporary / "tokenizer.model").write_bytes(tokenizer)
+        about = {"config": info.config.to_dict(), "title": info.title or model.stem, "hash": info.hash, "batch": 1}
+        probe = OnnxRuntime(temporary, about)
+        about["batch"] = MAX_BATCH if _rows_are_independent(probe) else 1
+        (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        if not kept:
+            probe.batch = about["batch"]
+            probe.image_features(np.zeros((1, info.config.image_channels, *(info.config.resolution,) * 2), np.float32))
+            return probe
+        for file in temporary.iterdir():
+            _sync(file)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was faster
+            if not (folder / "about.json").is_file():
+                raise
+        _forget_old(folder.parent)
+        return OnnxRuntime(folder, about)
+    except OSError as error:
+        if kept:
+            raise DeviceError(
+                f"the cache {folder.parent} cannot be written: {error.strerror or error}",
+                "free some space, or set T2I_CACHE to a folder that can be written",
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Path) -> None:
+    import zipfile
+
+    import onnxruntime
+
+    with zipfile.ZipFile(io.BytesIO(bundle)) as graphs:
+        for name in GRAPHS:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            options.log_severity_level = 4
+            options.optimized_model_filepath = str(folder / f"{name}.onnx")
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+            names = json.loads(graphs.read(f"{name}.json"))
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in names]
+            options.add_external_initializers(names, values)
+            try:
+                onnxruntime.InferenceSession(graphs.read(f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+            except Exception as error:
+                raise WeightsError(f"{model}: its {name} does not fit its config") from error
+
+
+def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes]:
+    """Every float tensor of a weights file as float32, and the tokenizer; verified, finite, without torch."""
+    from t2i_cli.checkpoint.safetensors_file import read_data, read_header
+
+    with model.open("rb") as file:
+        header = read_header(file, model)
+        data = read_data(file, header, model)
+    weights: dict[str, np.ndarray] = {}
+    tokenizer = b""
+    for name, place in header.tensors.items():
+        raw = memoryview(data)[place.start : place.end]
+        if name == "tokenizer":
+            tokenizer = bytes(raw)
+            continue
+        if place.dtype == "BF16":
+            values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif place.dtype in ("F16", "F32", "F64"):
+            values = np.frombuffer(raw, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[place.dtype])
+            values = values.astype(np.float32)
+        else:
+            continue
+        if not np.isfinite(values).all():
+            raise WeightsError(
+                f"{model}: tensor {name} holds NaN or infinity", "the model was not trained well: take another"
+            )
+        weights[name] = values.reshape(place.shape)
+    return weights, tokenizer
+
+
+def _rows_are_independent(runtime: OnnxRuntime) -> bool:
+    """Whether a row's image is the same to the last bit alone, in any batch, and beside longer texts."""
+    config = runtime.config
+    stream = np.random.RandomState(0)
+    side = config.resolution
+    noise = stream.standard_normal((MAX_BATCH, config.image_channels, side, side)).astype(np.float32)
+    prompts = [" ".join(["cat", "red", "house"][: 1 + row % 3] * (1 + 4 * (row % 4))) for row in range(MAX_BATCH)]
+    texts = [runtime.encode(prompt) for prompt in prompts]
+    styles = np.stack([text.style for text in texts])
+    alone = [runtime.draw(noise[row : row + 1], texts[row : row + 1], styles[row : row + 1])[0] for row in range(MAX_BATCH)]
+    for first, count in ((0, 2), (1, 3), (2, 5), (0, 8), (3, 11), (0, MAX_BATCH)):
+        rows = slice(first, first + count)
+        together = runtime.draw(noise[rows], texts[rows], styles[rows])
+        if not all(np.array_equal(image, alone[first + row]) for row, image in enumerate(together)):
+            return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the newest few models' graphs, and clear what a killed process left."""
+    with contextlib.suppress(OSError):
+        entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+        for path in entries[_KEPT:]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def bundle_for(config: ModelConfig, announce: Any = None) -> bytes:
+    """The skeleton graphs of a config (`export.build_graphs`): shipped, cached, or made now.
+
+    `t2i train` calls this at its end, so that the first `t2i sample` finds them.
+
+    Raises:
+        T2IError: they cannot be made here.
+    """
+    described = json.dumps(config.to_dict(), sort_keys=True)
+    key = hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
+    package = Path(__file__).parent
+    cached = _cache_folder() / "graphs" / f"{key}.zip"
+    for path in (package / "weights" / f"{key}.graphs", package.parent / "weights" / f"{key}.graphs", cached):
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+    if announce is not None:
+        announce("making this model's graph for fast sampling, once (about 15 s)")
+    try:
+        from t2i_cli.export import build_graphs
+
+        bundle = build_graphs(config)
+    except (ImportError, T2IError) as error:
+        raise _NoGraph(str(error)) from error
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=cached.parent, prefix=".making-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(bundle)
+        Path(temporary).replace(cached)
+    return bundle
+
+
+# --- torch
+
+
+class TorchRuntime(Runtime):
+    """The networks themselves, float32, in one fixed batch shape a device.
+
+    Args:
+        model: a weights file.
+        device: cpu, cuda, cuda:N or mps.
+
+    Raises:
+        WeightsError: the file is missing, broken or not one of ours.
+        UsageError: this machine has no such device.
+    """
+
+    def __init__(self, model: Path, device: str) -> None:
+        import torch
+
+        from t2i_cli.checkpoint import load_model
+
+        if device.startswith("cuda"):
+            if not torch.cuda.is_available():
+                raise UsageError(f"--device {device}: torch finds no CUDA device here", "use --device cpu")
+            if ":" in device and int(device[5:]) >= torch.cuda.device_count():
+                raise UsageError(f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices")
+        if device == "mps" and not torch.backends.mps.is_available():
+            raise UsageError("--device mps: torch finds no Metal device here", "use --device cpu")
+        self.loaded: LoadedModel = load_model(model, device)
+        info = self.loaded.info
+        super().__init__(self.loaded.config, Tokenizer(self.loaded.tokenizer), info.title or model.stem, info.hash)
+        self.device = torch.device(device)
+        self.name = f"torch-{self.device.type}"
+        self.batch = 1 if self.device.type == "cpu" else MAX_BATCH
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+
+    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        import torch
+
+        networks = self.loaded.networks
+        with torch.inference_mode():
+            text = networks.text_encoder(self._tensor(tokens), self._tensor(mask))
+            style = networks.generator.style(text.text_features)
+        return tuple(value.float().cpu().numpy() for value in (text.text_embeds, text.text_features, style))
+
+    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+        import torch
+
+        count, length = len(noise), self.config.text.context_length
+        rows = [*range(count), *[0] * (self.batch - count)]  # a batch that is not full repeats its first row
+        embeds = np.pad(embeds, ((0, 0), (0, max(0, length - embeds.shape[1])), (0, 0)))[:, :length]
+        mask = np.pad(mask, ((0, 0), (0, max(0, length - mask.shape[1]))))[:, :length]
+        inputs = [self._tensor(values[rows]) for values in (noise, embeds, mask, styles)]
+        level = torch.ones(len(rows), device=self.device)
+        with torch.inference_mode():
+            images = self.loaded.networks.generator(inputs[0], level, inputs[1], inputs[2], inputs[3])
+        return images[:count].float().cpu().numpy()
+
+    def image_features(self, images: np.ndarray) -> np.ndarray:
+        """Images, float32 (b, c, h, w) -> float32 (b, d), unit norm; one by one."""
+        import torch
+
+        encoder = self.loaded.networks.image_encoder
+        with torch.inference_mode():
+            rows = [encoder(self._tensor(images[row : row + 1])).float().cpu().numpy() for row in range(len(images))]
+        return np.concatenate(rows)
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
