@@ -379,6 +379,88 @@ def train(
             display.show(event)
 
 
+@app.command("eval")
+def evaluate(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL|FOLDER... DATA",
+            help="Models or folders of pictures with their prompts, then captioned real pictures.",
+        ),
+    ],
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="kid, fid, prdc, text, diversity, memory, colour."),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(metavar="own|PATH|hf:ID", help="What looks at the pictures.")
+    ] = "own",
+    count: Annotated[
+        int, typer.Option("-n", "--count", metavar="N", help="Pictures of each, at most.")
+    ] = 5000,
+    steps: Annotated[
+        int, typer.Option(metavar="N", help="Measure the many-step sampler too; 0: not.")
+    ] = 0,
+    guidance: Annotated[float, typer.Option(metavar="F", help="As for sample.")] = 1.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="First seed of the pictures.")] = 0,
+    device: Device = "auto",
+    captions_from: CaptionsFromName = None,
+    caption_key: CaptionKey = None,
+    json_rows: Json = False,
+    page: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page with pictures.")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'kid>0.05'", help="Exit 5 if it holds; may be repeated."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    r"""Measure how good pictures are, beside what real pictures reach.
+
+    \b
+    t2i eval runs/pets data/                         a model
+    t2i eval old.safetensors runs/pets data/         two, side by side
+    t2i eval pictures/ data/ --report how-good.html  pictures of another tool
+    """
+    if len(paths) < 2:
+        raise UsageError("eval takes a model or a folder, then the data", "t2i eval MODEL DATA")
+    from t2i_cli import evaluate as verb
+
+    conditions = [verb.parse_condition(text) for text in fail_if or []]
+    if page is not None and page.exists() and not force:
+        raise OutputError(f"{page}: already there", "use -f to overwrite it")
+    settings = verb.EvalSettings(
+        subjects=tuple(paths[:-1]),
+        data=Path(paths[-1]),
+        scores=verb.chosen_scores(metrics),
+        features=features,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        device=device,
+        captions_from=_layout(captions_from),
+        caption_key=caption_key,
+    )
+    lacking = [one.score for one in conditions if one.score not in settings.scores]
+    if lacking:
+        raise UsageError(f"--fail-if {lacking[0]}: not among --metrics {metrics}")
+    with console.stages() as tell:
+        found = verb.evaluate(settings, tell)
+    if page is not None:
+        verb.write_report(found, page)
+        console.note(f"report: {page}")
+    if json_rows:
+        console.result_json(found.to_dict())
+    else:
+        names = [subject.name for subject in found.subjects]
+        console.table(["score", *names, "what it is"], verb.rows(found))
+        console.note(f"{found.count} pictures against {found.reference}; {found.features_note}")
+        console.note("figures under different features or counts do not compare")
+    verb.hold(found, conditions)
+
+
 # --- pieces of the commands
 
 

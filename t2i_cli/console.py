@@ -13,11 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from t2i_cli.errors import OutputError, T2IError, visible
+from t2i_cli.errors import OutputError, Stopped, T2IError, visible
 from t2i_cli.training.events import (
     Advice,
     Event,
@@ -227,9 +227,9 @@ def warn(text: str) -> None:
 
 
 def fail(error: T2IError) -> None:
-    """An error as one line on stderr: what was expected and came, and what to do."""
+    """An error as one line on stderr: what was expected and came, and what to do. A stop is no error."""
     message = str(error).rstrip(". ")
-    _say(f"t2i: error: {message}" + (f"; {error.hint}" if error.hint else ""))
+    _say(("t2i: " if isinstance(error, Stopped) else "t2i: error: ") + message + (f"; {error.hint}" if error.hint else ""))
 
 
 def _say(line: str) -> None:
@@ -358,6 +358,21 @@ def progress(label: str, unit: str = "") -> Iterator[Callable[[int, int], None]]
             yield draw
         finally:
             _level.live.pop()
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """One `progress` after another: gives ``tell(what, done, total)``, a new one where ``what`` changes."""
+    with ExitStack() as open_now:
+        current: list[tuple[str, Callable[[int, int], None]]] = []
+
+        def tell(what: str, done: int, total: int) -> None:
+            if not current or current[-1][0] != what:
+                open_now.close()
+                current[:] = [(what, open_now.enter_context(progress(what)))]
+            current[-1][1](done, total)
+
+        yield tell
 
 
 class TrainingDisplay:

@@ -7,6 +7,7 @@ which they were.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from t2i_cli import data, metrics
 from t2i_cli import report_page as page
-from t2i_cli.checkpoint import LoadedModel, load_model, read_info, resolve_model
+from t2i_cli.checkpoint import LoadedModel, load_model, read_info, resolve_model, write_atomic
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.data import CaptionedImages
 from t2i_cli.data.cache import cache_folder
@@ -44,11 +45,13 @@ __all__ = [
     "Evaluation",
     "Score",
     "Subject",
+    "chosen_scores",
     "evaluate",
     "hold",
     "parse_condition",
     "report",
     "rows",
+    "write_report",
 ]
 
 POOL = 100  # captions among which the right one is to be found
@@ -101,7 +104,7 @@ class EvalSettings:
     steps: int = 0  # also measure each model's many-step sampler with so many steps; 0: not
     guidance: float = 1.0
     seed: int = 0  # first seed of the pictures, and of whatever else is drawn
-    device: str = "cpu"
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     captions_from: Any = None  # as for data.load
     caption_key: str | None = None
     cache: Path | None = None  # folder of the cache; None takes T2I_CACHE or the platform's
@@ -220,6 +223,7 @@ def evaluate(settings: EvalSettings, progress: Progress | None = None) -> Evalua
         UsageError: a subject or the encoder does not exist.
     """
     started = time.monotonic()
+    settings = dataclasses.replace(settings, device=_device(settings.device))
     tell = progress or (lambda what, done, total: None)
     encoder = load_encoder(settings.features, settings.device)
     texts = encoder if encoder.text_features else load_encoder("own", settings.device)
@@ -306,6 +310,21 @@ def hold(evaluation: Evaluation, conditions: Sequence[Condition]) -> None:
     ]
     if met:
         raise ThresholdError("; ".join(met))
+
+
+def chosen_scores(names: str | None) -> tuple[str, ...]:
+    """The scores that --metrics names, by metric or by score, in their order; None: all.
+
+    Raises:
+        UsageError: a name is not known.
+    """
+    if names is None:
+        return tuple(SCORES)
+    asked = {name.strip() for name in names.split(",") if name.strip()}
+    unknown = sorted(asked - {*METRICS, *SCORES})
+    if unknown or not asked:
+        raise UsageError(f"--metrics {names}: no such metric", "use " + ", ".join(METRICS))
+    return tuple(name for name, score in SCORES.items() if {name, score.metric} & asked)
 
 
 # --- the work ---------------------------------------------------------------------------------------
@@ -609,6 +628,21 @@ class _Drawer:
         )
 
 
+def _device(name: str) -> str:
+    """The device that a name means."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"--device {name}: not usable here ({str(error).splitlines()[0]})", "use auto or cpu"
+        ) from error
+    return name
+
+
 def _model_path(name: str) -> Path | None:
     """The weights file of a subject, or None where it is a folder of pictures."""
     path = Path(name)
@@ -716,6 +750,15 @@ def report(evaluation: Evaluation) -> str:
                 ]
         sections += _curves(subject)
     return page.page("How good: " + ", ".join(subject.name for subject in measured), sections)
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write `report` to a file, whole or not at all.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    write_atomic(path, report(evaluation).encode())
 
 
 def rows(evaluation: Evaluation) -> list[list[str]]:
