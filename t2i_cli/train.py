@@ -388,9 +388,8 @@ def _make_networks(run: _Run) -> ModelConfig:
         loaded = None
     networks = build(model, discriminator=True)
     if loaded is not None:
-        for name, tensors in loaded.networks.items():
-            network = getattr(networks, name)
-            network.load_state_dict({key: value.float() for key, value in tensors.items()})
+        for name, network in loaded.networks.named_children():
+            getattr(networks, name).load_state_dict(network.state_dict())
     networks.to(run.device)
     networks.set_trunk_dtype(_trunk_dtype(config.precision, run.device))
     context = model.text.context_length
