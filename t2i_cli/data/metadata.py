@@ -35,6 +35,7 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
         return []
     by_name = {unicodedata.normalize("NFC", name): name for name in source.images}
     found: dict[str, Record] = {}
+    listed: set[str] = set()
     keys: dict[str, None] = {}
     missing: list[str] = []
     rows = named_rows = 0
@@ -58,6 +59,7 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
                 missing.append(name)
                 problems.add("missing-image", f"{where}: {name}")
                 continue
+            listed.add(image)
             captions = words.from_row(row, caption_key)
             if not captions:
                 problems.add("no-caption", image, mend=f"add a text to its row in {text}")
@@ -88,7 +90,7 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
         wrong_key(problems, keys, caption_key)
     if found:
         for image in source.images:
-            if image not in found:
+            if image not in listed:
                 problems.add("unlisted", image, mend=f"add a row for it to {source.texts[0]}")
     return [found[name] for name in sorted(found)]
 

@@ -17,7 +17,6 @@ from t2i_cli.data.shards import read_shards
 __all__ = ["Gathered", "read_records", "scan"]
 
 _WORD = re.compile(r"\w+")
-_PROBE = 32  # px; a scan looks at pixels only to see that they can be read
 
 
 class Gathered:
@@ -124,6 +123,6 @@ def scan(
     problems = Problems()
     records = read_records(source, problems, caption_key)
     gathered = Gathered(source, problems, min_size)
-    for read in read_pictures(records, _PROBE, progress):
+    for read in read_pictures(records, max(min_size, 8), progress):
         gathered.add(read)
     return gathered.report()

@@ -59,11 +59,12 @@ def members(file: BinaryIO, max_size: int, length: int = -1) -> Iterator[Member 
         file.seek(position)
         header = file.read(BLOCK)
         if not header:
-            yield Ending(
-                whole=position > 0,
-                marked=False,
-                why="it has no end marker" if position else "an empty file",
-            )
+            if position == 0:
+                yield Ending(whole=False, marked=False, why="an empty file")
+            elif min(length if length >= 0 else position, file.tell()) < position:
+                yield Ending(whole=False, marked=False, why="cut off between members")
+            else:
+                yield Ending(whole=True, marked=False, why="it has no end marker")
             return
         if len(header) < BLOCK:
             yield Ending(whole=False, marked=False, why="cut off in a header")

@@ -1,0 +1,139 @@
+"""The packed cache: whole or not at all, verified, and safe for several builders."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2i_cli.data import cache
+from t2i_cli.errors import DataError, OutputError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 4), np.uint8)
+
+
+def fill(file):
+    file.write(PIXELS.tobytes())
+    return PIXELS.shape, {"captions": [["a \x1b猫"]]}
+
+
+def build(folder: Path, key: str = "k") -> cache.Entry:
+    return cache.write_entry(folder, key, fill)
+
+
+def test_round_trip(tmp_path: Path):
+    assert cache.open_entry(tmp_path, "k") is None
+    for entry in (build(tmp_path), cache.open_entry(tmp_path, "k")):
+        assert entry is not None
+        assert (entry.pixels == PIXELS).all()
+        assert isinstance(entry.pixels, np.memmap)
+        assert not entry.pixels.flags.writeable
+        assert entry.index == {"captions": [["a \x1b猫"]]}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["k"]
+
+
+@pytest.mark.parametrize("name", ["pixels.bin", "index.json"])
+def test_any_flip_or_cut_is_found_and_built_again(tmp_path: Path, name):
+    build(tmp_path)
+    file = tmp_path / "data" / "k" / name
+    whole = file.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 40)):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << (at % 8)
+        file.write_bytes(flipped)
+        assert cache.open_entry(tmp_path, "k") is None, at
+        file.write_bytes(whole[:at])
+        assert cache.open_entry(tmp_path, "k") is None, at
+    assert (build(tmp_path).pixels == PIXELS).all()
+    assert cache.open_entry(tmp_path, "k") is not None
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["k"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path):
+    def fails(file):
+        file.write(b"half")
+        raise DataError("no")
+
+    with pytest.raises(DataError):
+        cache.write_entry(tmp_path, "k", fails)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cache of decoded pictures cannot be written") as caught:
+        build(tmp_path / "file")
+    assert "T2I_CACHE" in caught.value.hint
+
+
+def test_a_full_disk(tmp_path: Path):
+    def fails(file):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        cache.write_entry(tmp_path, "k", fails)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def _build_many(folder: str, start: float, failures) -> None:
+    while time.time() < start:
+        pass
+    for number in range(20):
+        entry = build(Path(folder), f"k{number}")
+        if not (entry.pixels == PIXELS).all():
+            failures.put(number)
+
+
+def test_builders_at_once(tmp_path: Path):
+    context = multiprocessing.get_context("spawn")
+    failures = context.Queue()
+    start = time.time() + 1.0
+    processes = [
+        context.Process(target=_build_many, args=(str(tmp_path), start, failures)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert failures.empty()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(
+        f"k{number}" for number in range(20)
+    )
+
+
+def test_a_dead_builders_folder_is_removed_and_a_living_ones_kept(tmp_path: Path):
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    old = time.time() - 3600
+    for name in (
+        f"building-{process.pid}-dead",
+        f"building-{os.getpid()}-alive",
+        f"building-{process.pid}-fresh",
+    ):
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True)
+        (folder / "pixels.bin").write_bytes(b"x")
+        if "fresh" not in name:
+            os.utime(folder / "pixels.bin", (old, old))
+            os.utime(folder, (old, old))
+    build(tmp_path)
+    left = {path.name.rpartition("-")[2] for path in (tmp_path / "data").iterdir()}
+    assert left == {"k", "alive", "fresh"}
+
+
+def test_where_it_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert cache.cache_folder(tmp_path) == tmp_path
+    monkeypatch.setenv("T2I_CACHE", "/somewhere")
+    assert cache.cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("T2I_CACHE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache.cache_folder() == Path("/xdg/t2i")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_folder() == Path.home() / ".cache" / "t2i"

@@ -1,0 +1,407 @@
+"""Decoding strangers' pictures, making them square, writing them, and contact sheets."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from t2i_cli import images
+from t2i_cli.errors import DataError, OutputError
+
+RNG = np.random.default_rng(0)
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+def gradient(width: int = 40, height: int = 30, channels: int = 3) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    planes = [
+        x * 255 // max(width - 1, 1),
+        y * 255 // max(height - 1, 1),
+        (x + y) * 3 % 256,
+        255 - x,
+    ]
+    return np.stack(planes[:channels], -1).astype(np.uint8)
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A small file that decodes to width x height grey pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    packer = zlib.compressobj(9)
+    line = bytes(width // 8 + 1)
+    body = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
+class TestDecode:
+    @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "JPEG", "AVIF"])
+    def test_every_format(self, format):
+        if format == "AVIF" and not features.check("avif"):
+            pytest.skip("this Pillow has no AVIF")
+        pixels = np.full((20, 30, 3), (200, 40, 90), np.uint8)
+        options = {"lossless": True} if format == "WEBP" else {}
+        got = images.decode(saved(Image.fromarray(pixels), format, **options), name="x")
+        assert got.shape == (20, 30, 3)
+        assert got.dtype == np.uint8
+        assert np.abs(got.astype(int) - pixels).max() <= (4 if format in ("JPEG", "AVIF") else 0)
+
+    @pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA", "PCX"])
+    def test_other_formats_are_refused(self, format):
+        with pytest.raises(DataError, match=r"x: not a PNG"):
+            images.decode(saved(Image.new("RGB", (8, 8)), format), name="x")
+
+    def test_alpha_is_kept_straight(self):
+        pixels = gradient(9, 7, 4)
+        assert (images.decode(saved(Image.fromarray(pixels), "PNG"), name="x") == pixels).all()
+
+    def test_first_frame_of_a_gif(self):
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+        assert images.decode(data, name="x")[0, 0].tolist() == [255, 0, 0]
+
+    def test_sixteen_bit_grey_keeps_its_range(self):
+        grey = np.array([[0, 257 * 100, 65535]], np.uint16)
+        got = images.decode(saved(Image.fromarray(grey), "PNG"), name="x")
+        assert got[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+
+    def test_palette_with_transparency(self):
+        image = Image.new("P", (2, 1))
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        image.putpixel((1, 0), 1)
+        got = images.decode(saved(image, "PNG", transparency=0), name="x")
+        assert got.shape == (1, 2, 4)
+        assert got[0, 0, 3] == 0
+        assert got[0, 1].tolist() == [0, 0, 255, 255]
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr"])
+    def test_modes(self, mode):
+        data = saved(
+            Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode),
+            "JPEG" if mode in ("CMYK", "YCbCr") else "PNG",
+        )
+        got = images.decode(data, name="x")
+        assert got.shape == (4, 6, 4 if mode == "LA" else 3)
+        assert (got >= 254).all()
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+    def test_exif_orientation(self, orientation, format):
+        # what a camera stores so that a viewer who obeys the tag sees red in the top left corner
+        upright = np.full((32, 48, 3), 255, np.uint8)
+        upright[:16, :24] = (255, 0, 0)
+        inverse = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+        stored = Image.fromarray(upright)
+        if orientation > 1:
+            stored = stored.transpose(images._TRANSPOSE[inverse[orientation]])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        got = images.decode(saved(stored, format, exif=exif.tobytes()), name="x")
+        assert got.shape == (32, 48, 3)
+        assert got[4, 4, 0] > 200
+        assert got[4, 4, 1] < 60
+        assert (got[24:, 30:] > 200).all()
+
+    @pytest.mark.parametrize(
+        "exif",
+        [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0" + b"\xff" * 40],
+    )
+    def test_bad_exif_does_not_cost_the_picture(self, exif):
+        data = saved(Image.fromarray(gradient()), "JPEG", exif=exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert images.decode(data, name="x").shape == (30, 40, 3)
+
+    def test_a_large_jpeg_is_reduced_while_decoding(self):
+        data = saved(Image.fromarray(gradient(1600, 1200)), "JPEG")
+        assert images.decode(data, name="x", at_least=64).shape == (150, 200, 3)
+        assert images.decode(data, name="x").shape == (1200, 1600, 3)
+
+
+class TestStrangers:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\x89PNG\r\n\x1a\n",
+            b"GIF89a",
+            b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 40,
+            b"<svg/>",
+        ],
+    )
+    def test_not_pictures(self, data):
+        with pytest.raises(DataError, match=r"^x: "):
+            images.decode(data, name="x")
+
+    @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
+    def test_truncated_anywhere(self, format):
+        data = saved(Image.fromarray(gradient()), format)
+        refused = 0
+        for length in range(0, len(data), max(1, len(data) // 60)):
+            try:
+                pixels = images.decode(data[:length], name="x")
+            except DataError:
+                refused += 1
+            else:  # nothing but a trailer was lost
+                assert pixels.shape == (30, 40, 3)
+        assert refused > 50
+
+    def test_a_bomb_is_refused_before_it_is_decoded(self):
+        data = png_of_zeros(9000, 9000)
+        assert len(data) < 15_000
+        script = (
+            "import resource, sys; from t2i_cli import images, errors\n"
+            "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "try: images.decode(data, name='bomb.png')\n"
+            "except errors.DataError as error: print(error)\n"
+            "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script],
+            input=data,
+            capture_output=True,
+            check=True,
+        )
+        message, grown = done.stdout.decode().splitlines()
+        assert message == "bomb.png: 9000 x 9000 px is more than the 50 megapixels that are read"
+        assert int(grown) < 20  # MB
+
+    def test_the_cap_is_on_the_area(self):
+        assert images.decode(png_of_zeros(50_000, 100), name="x").shape == (100, 50_000, 3)
+        with pytest.raises(DataError, match="megapixels"):
+            images.decode(png_of_zeros(50_001, 1000), name="x")
+
+    def test_webp_canvas_is_measured_before_pillow_makes_room(self):
+        canvas = (16383).to_bytes(3, "little") * 2
+        data = (
+            b"RIFF"
+            + (30).to_bytes(4, "little")
+            + b"WEBPVP8X"
+            + (10).to_bytes(4, "little")
+            + b"\x10\0\0\0"
+            + canvas
+        )
+        with pytest.raises(DataError, match="16384 x 16384 px is more"):
+            images.decode(data, name="x")
+
+    @pytest.mark.parametrize(
+        "options", [{"lossless": True}, {"quality": 50}, {"lossless": True, "exif": b"Exif\0\0MM"}]
+    )
+    def test_webp_header_agrees_with_pillow(self, options):
+        data = saved(Image.fromarray(gradient(37, 21, 4)), "WEBP", **options)
+        assert images._webp_size(data) == (37, 21)
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF"]), st.data())
+    def test_flipped_bytes_only_ever_raise_data_error(self, format, choose):
+        data = bytearray(saved(Image.fromarray(gradient(16, 12, 3)), format))
+        for _ in range(choose.draw(st.integers(1, 6))):
+            data[choose.draw(st.integers(0, len(data) - 1))] = choose.draw(st.integers(0, 255))
+        try:
+            pixels = images.decode(bytes(data), name="x")
+        except DataError:
+            return
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] in (3, 4)
+
+    def test_an_error_prints_no_control_byte(self):
+        with pytest.raises(DataError) as caught:
+            images.decode(b"no", name="a\x1b[31m.png")
+        assert "\x1b" not in str(caught.value)
+
+    def test_decoders_warn_of_nothing_in_any_thread(self):
+        data = saved(Image.fromarray(gradient()), "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 40)
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for _ in range(30):
+                    images.decode(data, name="x")
+            except BaseException as error:
+                failures.append(error)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            before = list(warnings.filters)
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert warnings.filters == before
+        assert not failures
+
+
+class TestFit:
+    def test_the_whole_picture_is_kept_and_padded_with_transparency(self):
+        got = images.fit(np.full((20, 40, 3), 200, np.uint8), 16)
+        assert got.shape == (16, 16, 4)
+        assert (got[4:12, :, 3] == 255).all()
+        assert (got[:4] == 0).all()
+        assert (got[12:] == 0).all()
+
+    def test_the_same_size_is_the_same_picture(self):
+        pixels = gradient(32, 32, 4)
+        pixels[..., 3] |= 1
+        assert (images.fit(pixels, 32) == pixels).all()
+
+    def test_colours_under_transparency_never_bleed(self):
+        # red on the left; on the right, green that nobody can see
+        pixels = np.zeros((64, 64, 4), np.uint8)
+        pixels[:, :29] = (255, 0, 0, 255)
+        pixels[:, 29:] = (0, 255, 0, 0)
+        got = images.fit(pixels, 16)
+        seen = got[got[..., 3] > 8]
+        assert (seen[:, 0] >= 250).all()
+        assert (seen[:, 1] <= 5).all()
+
+    def test_reduction_keeps_the_mean(self):
+        pixels = RNG.integers(0, 256, (256, 256, 3), np.uint8)
+        got = images.fit(pixels, 32)[..., :3]
+        assert abs(got.mean() - pixels.mean()) < 1
+        assert got.std() < 25  # of white noise, 74: it is averaged, not sampled
+
+    def test_pixel_art_is_enlarged_by_repeating(self):
+        pixels = np.zeros((16, 16, 4), np.uint8)
+        pixels[::2, ::2] = (255, 0, 0, 255)
+        assert (images.fit(pixels, 64) == pixels.repeat(4, 0).repeat(4, 1)).all()
+
+    def test_a_small_photograph_is_enlarged_smoothly(self):
+        pixels = RNG.integers(0, 256, (16, 16, 3), np.uint8)
+        assert len(np.unique(images.fit(pixels, 64).reshape(-1, 4), axis=0)) > 1000
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.integers(1, 90),
+        st.integers(1, 90),
+        st.sampled_from([3, 4]),
+        st.sampled_from([8, 32, 64]),
+    )
+    def test_any_shape(self, width, height, channels, resolution):
+        got = images.fit(gradient(width, height, channels), resolution)
+        assert got.shape == (resolution, resolution, 4)
+        assert got.flags["C_CONTIGUOUS"]
+
+    def test_read_picture_says_what_it_was(self):
+        picture = images.read_picture(
+            saved(Image.new("LA", (50, 30), (9, 128)), "PNG"), name="x", resolution=16
+        )
+        assert (picture.width, picture.height, picture.has_alpha) == (50, 30, True)
+        opaque = images.read_picture(
+            saved(Image.new("RGBA", (5, 3), (9, 9, 9, 255)), "PNG"), name="x", resolution=16
+        )
+        assert not opaque.has_alpha
+
+    def test_flatten_matches_the_formula(self):
+        pixels = RNG.integers(0, 256, (50, 50, 4), np.uint8)
+        alpha = pixels[..., 3:] / 255
+        exact = pixels[..., :3] * alpha + np.array([10, 200, 255]) * (1 - alpha)
+        assert np.abs(images.flatten(pixels, (10, 200, 255)) - exact).max() <= 0.5 + 1e-9
+
+
+class TestEncode:
+    @pytest.mark.parametrize("format", ["png", "webp"])
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_lossless_round_trip(self, format, channels):
+        pixels = gradient(33, 17, channels)
+        if channels == 4:
+            pixels[..., 3] |= 1
+        assert (images.decode(images.encode(pixels, format), name="x") == pixels).all()
+
+    def test_jpg_is_flattened(self):
+        got = images.decode(
+            images.encode(np.zeros((8, 8, 4), np.uint8), "jpg", background=(0, 0, 255)), name="x"
+        )
+        assert got.shape == (8, 8, 3)
+        assert got[0, 0, 2] > 250
+
+    @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
+    def test_text_and_xmp_come_back(self, format):
+        text = {
+            "parameters": "a red cat, тест 猫\nSteps: 1, Seed: 3",
+            "t2i": '{"prompt": "a red cat"}',
+        }
+        data = images.encode(gradient(), format, text=text, xmp="<x:xmpmeta/>")
+        got = images.read_text(data, name="x")
+        assert (got.format, got.width, got.height) == (format, 40, 30)
+        assert got.text == text
+        assert got.xmp == "<x:xmpmeta/>"
+
+    def test_without_text_there_is_none(self):
+        assert images.read_text(images.encode(gradient()), name="x").text == {}
+
+    def test_lone_surrogates_do_not_stop_a_save(self):
+        data = images.encode(gradient(), text={"parameters": "a \ud800 cat"})
+        assert images.read_text(data, name="x").text == {"parameters": "a ? cat"}
+
+    def test_the_same_bytes_every_time(self):
+        assert images.encode(gradient(), text={"a": "b"}) == images.encode(
+            gradient(), text={"a": "b"}
+        )
+
+
+class TestGrid:
+    def test_layout(self):
+        pixels = np.zeros((5, 64, 64, 4), np.uint8)
+        pixels[:, :, :, 0] = pixels[:, :, :, 3] = 255
+        sheet = images.grid(pixels, columns=3)
+        assert sheet.shape == (8 + 2 * (128 + 8), 8 + 3 * (128 + 8), 3)
+        assert sheet[8, 8].tolist() == [255, 0, 0]
+        assert sheet[-20, -20].tolist() == [255, 255, 255]  # the sixth place is empty
+
+    def test_captions_are_drawn_under_their_picture_and_stay_there(self):
+        pixels = np.full((2, 64, 64, 3), 255, np.uint8)
+        sheet = images.grid(pixels, ["a red cat " * 30, ""], columns=2)
+        ink = (sheet < 128).any(-1)
+        assert ink[8 + 128 :, 8 : 8 + 128].sum() > 100
+        assert not ink[: 8 + 128].any()
+        assert not ink[:, 8 + 128 + 4 :].any()
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.text(max_size=80), min_size=1, max_size=4))
+    def test_any_caption(self, captions):
+        images.grid(np.zeros((len(captions), 8, 8, 4), np.uint8), captions)
+
+    def test_saved_whole(self, tmp_path: Path):
+        path = tmp_path / "new" / "grid.png"
+        images.save_grid(path, np.zeros((1, 64, 64, 3), np.uint8), ["x"])
+        assert images.decode(path.read_bytes(), name="x").shape[2] == 3
+        assert [entry.name for entry in path.parent.iterdir()] == ["grid.png"]
+        assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+    def test_a_folder_in_the_way(self, tmp_path: Path):
+        (tmp_path / "grid.png").mkdir()
+        with pytest.raises(OutputError, match="cannot be written"):
+            images.save_grid(tmp_path / "grid.png", np.zeros((1, 8, 8, 3), np.uint8))
+        assert [entry.name for entry in tmp_path.iterdir()] == ["grid.png"]
+
+
+def _umask() -> int:
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
