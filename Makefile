@@ -71,7 +71,7 @@ examples: $(VENV)/.dev  ## every examples/*.sh, as CI does
 
 wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .
-	@$(BIN)/python -m zipfile -l $(DIST)/*.whl | grep -q 't2i_cli/weights/.*[.]safetensors' || \
+	@$(BIN)/python -m zipfile -l $(DIST)/*.whl | grep -q 't2i_cli/weights/[^/]*[.]safetensors' || \
 		{ echo "the wheel holds no weights" >&2; exit 1; }
 
 bench: $(VENV)/.dev  ## every benchmarks/*.py
