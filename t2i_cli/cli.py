@@ -334,6 +334,7 @@ def train(
     }
     given: dict[str, Any] = {}
     for layer in (
+        {} if init is None else _shape_of(init),
         _read_toml(run_folder / "config.toml")
         if resume and (run_folder / "config.toml").is_file()
         else {},
@@ -408,7 +409,8 @@ def evaluate(
     caption_key: CaptionKey = None,
     json_rows: Json = False,
     page: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page with pictures.")
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with pictures."),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -461,6 +463,41 @@ def evaluate(
     verb.hold(found, conditions)
 
 
+@app.command()
+def info(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Weights, a run folder, or a picture made by t2i  [default: the shipped model]",
+        ),
+    ] = None,
+    json_rows: Json = False,
+) -> None:
+    """Show what weights, a run or a picture say about themselves."""
+    from t2i_cli.info import info as read_info
+    from t2i_cli.info import sparkline
+
+    report = read_info(file)
+    if json_rows:
+        console.result_json(report.to_dict())
+        return
+    console.facts([(report.kind, str(report.path)), *report.lines()])
+    curves = [
+        (name, values) for name, values in report.curves.items() if name not in ("lr", "memory_mb")
+    ]
+    if curves:
+        console.facts(
+            [
+                (name, f"{sparkline(values)}  {console.figure(values[-1])}")
+                for name, values in curves
+            ],
+            title="from its log",
+        )
+    if report.verdict:
+        console.checklist(("!" if k else "", text, "") for k, text in enumerate(report.verdict))
+
+
 # --- pieces of the commands
 
 
@@ -496,6 +533,14 @@ def _auto_int(text: str, name: str) -> int | None:
         return int(text)
     except ValueError:
         raise UsageError(f"{name} {text}: expected a whole number or auto") from None
+
+
+def _shape_of(model: str) -> dict[str, Any]:
+    """The settings that weights to start from bring with them."""
+    from t2i_cli.checkpoint import read_info, resolve_model
+
+    config = read_info(resolve_model(model)).config
+    return {"size": config.size, "resolution": config.resolution}
 
 
 def _layout(name: str | None) -> CaptionsFrom | None:

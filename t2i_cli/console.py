@@ -39,7 +39,9 @@ __all__ = [
     "clock",
     "count",
     "detail",
+    "facts",
     "fail",
+    "figure",
     "is_terminal",
     "mark",
     "note",
@@ -205,6 +207,15 @@ def checklist(lines: Iterable[tuple[str, str, str]]) -> bool:
     return _write(lambda: print(*drawn, sep="\n", flush=True))
 
 
+def facts(rows: Iterable[tuple[str, str]], title: str = "") -> bool:
+    """Print labels with their texts in a column beside them; returns as `result`."""
+    pairs = [(visible(label, 60), visible(text, 4000)) for label, text in rows]
+    width = max((len(label) for label, _ in pairs), default=0)
+    lines = [f"\n{visible(title)}"] if title else []
+    lines += [f"{label:<{width}}  {text}" for label, text in pairs]
+    return _write(lambda: print(*lines, sep="\n", flush=True))
+
+
 # --- everything else: stderr
 
 
@@ -229,7 +240,11 @@ def warn(text: str) -> None:
 def fail(error: T2IError) -> None:
     """An error as one line on stderr: what was expected and came, and what to do. A stop is no error."""
     message = str(error).rstrip(". ")
-    _say(("t2i: " if isinstance(error, Stopped) else "t2i: error: ") + message + (f"; {error.hint}" if error.hint else ""))
+    _say(
+        ("t2i: " if isinstance(error, Stopped) else "t2i: error: ")
+        + message
+        + (f"; {error.hint}" if error.hint else "")
+    )
 
 
 def _say(line: str) -> None:
