@@ -8,8 +8,8 @@ checked whole. Reading what a file says about itself imports no torch.
 from __future__ import annotations
 
 from t2i_cli.checkpoint.files import append_line, remove_orphans, truncate_log, write_atomic
-from t2i_cli.checkpoint.lock import RunLock
-from t2i_cli.checkpoint.state import RunState, load_state, save_state
+from t2i_cli.checkpoint.lock import RunLock, holder_of
+from t2i_cli.checkpoint.state import RunState, load_state, save_state, saved_step
 from t2i_cli.checkpoint.weights import (
     LoadedModel,
     WeightsInfo,
@@ -27,6 +27,7 @@ __all__ = [
     "RunState",
     "WeightsInfo",
     "append_line",
+    "holder_of",
     "load_model",
     "load_state",
     "read_info",
@@ -35,6 +36,7 @@ __all__ = [
     "resolve_model",
     "save_model",
     "save_state",
+    "saved_step",
     "shipped_models",
     "truncate_log",
     "write_atomic",

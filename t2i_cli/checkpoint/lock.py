@@ -14,7 +14,7 @@ from typing import Any
 from t2i_cli.checkpoint.files import remove_orphans, reported
 from t2i_cli.errors import T2IError, visible
 
-__all__ = ["LOCK_NAME", "RunLock"]
+__all__ = ["LOCK_NAME", "RunLock", "holder_of"]
 
 LOCK_NAME = ".lock"
 _ATTEMPTS = 50  # the holder may remove the file between our open and our lock
@@ -44,7 +44,7 @@ class RunLock:
             self.run.mkdir(parents=True, exist_ok=True)
             for _ in range(_ATTEMPTS):
                 handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-                if not _try_lock(handle):
+                if not _try_lock(handle, patience=0.05):
                     holder = _holder(handle)
                     os.close(handle)
                     raise T2IError(
@@ -99,7 +99,32 @@ class RunLock:
                 os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def holder_of(run: Path | str) -> str | None:
+    """Who trains in a run folder, in words; None where nobody does.
+
+    To find out, the lock is held for an instant, which `RunLock` waits out.
+    """
+    try:
+        handle = os.open(Path(run) / LOCK_NAME, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return None
+    try:
+        return None if _try_lock(handle) else _holder(handle)
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int, patience: float = 0.0) -> bool:
+    """Take the system's lock; where it is taken, try again for ``patience`` seconds."""
+    until = time.monotonic() + patience
+    while not _try_lock_once(handle):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _try_lock_once(handle: int) -> bool:
     if os.name == "nt":
         import msvcrt
 

@@ -33,7 +33,7 @@ from t2i_cli.errors import OutputError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RunState", "load_state", "save_state"]
+__all__ = ["RunState", "load_state", "save_state", "saved_step"]
 
 STATE = "state"
 MANIFEST = "manifest.json"
@@ -133,6 +133,18 @@ def load_state(run: Path | str) -> RunState | None:
     if not isinstance(meta, dict):
         _refuse(folder / META, "damaged: it is not a JSON object")
     return RunState(manifest["step"], files, cast("dict[str, Any]", meta), folder)
+
+
+def saved_step(run: Path | str) -> int | None:
+    """The step of a run's newest state, after all its files were checked; None where there is none.
+
+    Imports no torch and keeps no tensor.
+
+    Raises:
+        WeightsError: a file of it is missing, cut or changed.
+    """
+    states = _states(Path(run) / STATE)
+    return _read_manifest(states[-1])["step"] if states else None
 
 
 def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
