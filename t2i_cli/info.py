@@ -214,8 +214,8 @@ def _run(path: Path) -> InfoReport:
         "samples": _samples(path / "samples"),
         "log": f"{log.rows:,} rows" + (f", {log.torn} lines that are none" if log.torn else ""),
     }
-    verdict = [facts["status"] + "."]
-    verdict += log.advice or ([] if log.rows < 2 else ["No sign of trouble in its log."])
+    healthy = "; no sign of trouble in its log" if log.rows > 1 and not log.advice else ""
+    verdict = [f"{facts['status']}{healthy}.", *log.advice]
     stages = tuple(
         Stage(name, 1.0 if index < len(log.stages) - 1 else progress, rows)
         for index, (name, (progress, rows)) in enumerate(log.stages.items())

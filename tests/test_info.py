@@ -40,8 +40,9 @@ def run(tmp_path: Path) -> Path:
     for step in range(1, 31):
         stage = "contrastive" if step <= 10 else "flow"
         row = {
-            "step": step, "stage": stage, "stage_progress": (step - 10 * (step > 10)) / 30, "progress": step / 40,
-            f"{stage}_loss": 1 / step, "images": step * 64, "images_per_second": 9.5, "seconds": 2.0 * step, "eta_s": 61.0,
+            "step": step, "stage": stage, "stage_progress": (step - 10 * (step > 10)) / 30,
+            "progress": step / 40, f"{stage}_loss": 1 / step, "images": step * 64,
+            "images_per_second": 9.5, "seconds": 2.0 * step, "eta_s": 61.0,
         }  # fmt: skip
         if step in (20, 21):
             row["advice"] = [{"signal": "spy", "text": SPY}]
@@ -107,7 +108,7 @@ def test_a_run_that_is_done_and_healthy(run: Path):
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = info(run)
-    assert report.verdict == ("finished.", "No sign of trouble in its log.")
+    assert report.verdict == ("finished; no sign of trouble in its log.",)
     assert "left" not in dict(report.lines())
 
 
@@ -168,7 +169,7 @@ def test_a_long_log_is_thinned(tmp_path: Path):
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_a_picture_of_ours(tmp_path: Path, format: str):
     recipe = metadata.Recipe(
-        "a red cat", 7, guidance=1.5, model="tiny", model_hash="ab" * 32, version="0.1.0"
+        "a red cat", 123456789, guidance=1.5, model="tiny", model_hash="ab" * 32, version="0.1.0"
     )
     text = metadata.to_text(recipe, 8, 8)
     pixels = np.full((8, 8, 4), 200, np.uint8)
@@ -180,7 +181,7 @@ def test_a_picture_of_ours(tmp_path: Path, format: str):
     assert report.kind == "picture"
     assert (told["prompt"], told["seed"], told["guidance"], told["model"]) == (
         "a red cat",
-        "7",
+        "123456789",
         "1.5",
         "tiny",
     )
