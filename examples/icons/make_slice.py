@@ -145,8 +145,9 @@ def write(chosen: list[Drawing], out: Path) -> None:
     lines = [
         "# Credits",
         "",
-        f"{len(chosen)} drawings, 64 x 64 px, from these sets. `metadata.jsonl` names the source, author and licence of each.",
-        "They were rendered at 64 px and captioned, and are otherwise unchanged. `make_slice.py` chose them.",
+        f"{len(chosen)} drawings, 64 x 64 px, from these sets. `metadata.jsonl` names the source, author and",
+        "licence of each. They were rendered at 64 px and captioned, and are otherwise unchanged. `make_slice.py`",
+        "chose them.",
         "",
         "| set | author | licence | drawings | taken from | home |",
         "|---|---|---|---|---|---|",
