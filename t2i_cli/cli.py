@@ -228,7 +228,7 @@ def train(
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(metavar="SPAN", envvar="T2I_TIME", help="How long to train: 90s, 30m, 1h30m."),
+        typer.Option(metavar="SPAN", help="How long to train: 90s, 30m, 1h30m."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="How many steps to train, instead of --time.")

@@ -156,7 +156,7 @@ def test_usage_errors(
 
 
 def test_an_environment_variable_of_the_wrong_kind_is_a_usage_error(cli: Cli) -> None:
-    assert "a span of time" in one_line(cli("train", "x", T2I_TIME="soon"), 2)
+    assert "precision = soon: not known" in one_line(cli("train", "x", T2I_PRECISION="soon"), 2)
 
 
 # --- input errors: one line, exit 3
