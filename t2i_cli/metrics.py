@@ -192,7 +192,8 @@ def diversity(features: Tensor) -> Estimate:
     units = torch.nn.functional.normalize(features.double(), dim=-1)
     count = units.shape[1]
     total = units.sum(1).square().sum(-1)  # sum of all cosines of a prompt, the diagonal among them
-    return mean_estimate(1 - (total - units.square().sum((1, 2))) / (count * (count - 1)))
+    cosines = (total - units.square().sum((1, 2))) / (count * (count - 1))
+    return mean_estimate((1 - cosines).clamp_min(0))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from t2i_cli.images import encode
 
 __all__ = ["Card", "cards", "curve", "heading", "page", "paragraph", "table"]
 
+_NUMBER = re.compile(r"[-–+\d.,%e]+(?: ±[-+\d.e]+)?")  # what is set flush right
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1d1d1f;--dim:#6b6b70;--line:#dcdce0;--bg:#fff;--soft:#f5f5f7;
 --accent:#2563eb}
@@ -103,8 +105,9 @@ def _safe(text: object) -> str:
 def _cell(cell: str | tuple[str, str]) -> str:
     if isinstance(cell, tuple):
         return f"<td>{_safe(cell[0])} <small>{_safe(cell[1])}</small></td>"
-    text = not cell.replace(".", "").replace("-", "").replace("%", "").isdigit() and len(cell) > 12
-    return f'<td class="text">{_safe(cell)}</td>' if text else f"<td>{_safe(cell)}</td>"
+    if _NUMBER.fullmatch(cell):
+        return f"<td>{_safe(cell)}</td>"
+    return f'<td class="text">{_safe(cell)}</td>'
 
 
 def _card(card: Card) -> str:
