@@ -53,7 +53,13 @@ class CheckReport:
             texts = "; ".join(problem.text for problem in data.warnings)
             mend = data.warnings[0].mend if len(data.warnings) == 1 else ""
             lines.append(Line("!", texts, visible(mend)))
-        found = f"{data.pairs:,} pairs, {data.captions:,} captions, {data.words:,} words"
+        found = ", ".join(
+            (
+                _count(data.pairs, "pair"),
+                _count(data.captions, "caption"),
+                _count(data.words, "word"),
+            )
+        )
         command = f"t2i train {shlex.quote(visible(data.path))}"
         if data.usable:
             lines.append(
@@ -106,3 +112,7 @@ def check(
         progress=progress,
     )
     return CheckReport(data, estimate(data) if estimate and data.usable else "")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -36,7 +36,7 @@ def test_a_good_set_ends_with_the_next_command(tmp_path):
     assert report.exit_code == 0
     assert report.lines == (
         Line("", "images with a caption file each"),
-        Line("✓", "1 pairs, 2 captions, 3 words", f"t2i train {tmp_path}: about 25 min"),
+        Line("✓", "1 pair, 2 captions, 3 words", f"t2i train {tmp_path}: about 25 min"),
     )
     assert asked == [report.data]
 
