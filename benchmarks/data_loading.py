@@ -80,7 +80,6 @@ def main() -> None:
         read_s = seconds(read, 200)
         compute(0)
         step_s = seconds(compute, 5)
-        del images  # the map is let go before its folder
     row = {
         "pictures": options.data.name,
         "load_cold_s": round(cold, 2),
