@@ -84,7 +84,10 @@ def fit(images: CaptionedImages, seconds: float) -> tuple[EvalEncoder, dict[str,
         step += 1
         if time.monotonic() - shown > 120:
             shown = time.monotonic()
-            print(f"{done:4.0%}  step {step}  loss {float(loss.detach()):.3f}", held_out(encoder, images))
+            print(
+                f"{done:4.0%}  step {step}  loss {float(loss.detach()):.3f}",
+                held_out(encoder, images),
+            )
     encoder.eval()
     figures = held_out(encoder, images)
     print("done", step, "steps", figures)
@@ -96,7 +99,9 @@ def batch(
 ) -> tuple[Tensor, list[str]]:
     """Inputs (b, 4, 64, 64), shifted, scaled and mirrored at random, and one caption of each."""
     pick = torch.randint(1 << 30, (len(indices),), generator=draw).tolist()
-    captions = [images.captions[i][p % len(images.captions[i])] for i, p in zip(indices, pick, strict=True)]
+    captions = [
+        images.captions[i][p % len(images.captions[i])] for i, p in zip(indices, pick, strict=True)
+    ]
     inputs = pictures_to_inputs(torch.from_numpy(np.stack([images.pixels[i] for i in indices])))
     opaque = torch.rand(len(indices), generator=draw) < 0.3
     inputs[opaque, 3] = 1.0

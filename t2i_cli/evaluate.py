@@ -355,7 +355,11 @@ class _Bench:
         draw = np.random.RandomState(settings.seed)
         self.train = train
         self.reference = np.sort(draw.permutation(held_out)[: settings.count])
-        self.other = np.sort(draw.permutation(train)[: len(self.reference)])
+        left = draw.permutation(held_out)
+        left = left[~np.isin(left, self.reference)]
+        # real against real: other held-out pictures where there are as many, else training pictures
+        pool = left if len(left) >= len(self.reference) else draw.permutation(train)
+        self.other = np.sort(pool[: len(self.reference)])
         if not self.has_held_out:  # real against real needs two halves
             half = draw.permutation(held_out)
             self.other = np.sort(half[: len(half) // 2])
@@ -832,6 +836,12 @@ def _curves(subject: Subject) -> list[str]:
         for key, value in row.items():
             if key not in passed and isinstance(value, int | float) and "step" in row:
                 curves[key].append((float(row["step"]), float(value)))
-    told = [str(row["text"]) for row in subject.log if "signal" in row and "text" in row]
+    told = [
+        f"{item['signal']}: {item['text']}"
+        for row in subject.log
+        if isinstance(row.get("advice"), list)
+        for item in row["advice"]
+        if isinstance(item, dict) and {"signal", "text"} <= set(item)
+    ]
     found = [page.heading("The run's log", 3), page.curve(curves)] if curves else []
     return found + [page.paragraph(text) for text in dict.fromkeys(told)]

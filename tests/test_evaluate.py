@@ -47,8 +47,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks = models.build(config)
     parts = {name: part.state_dict() for name, part in networks.named_children()}
     save_model(run / "model.safetensors", parts, config, tokenizer.to_bytes(), title="tiny")
-    log = [{"step": i, "stage": "flow", "flow_loss": 1 / (i + 1)} for i in range(5)]
-    log.append({"step": 4, "signal": "copies", "text": "Pictures are <near> copies."})
+    log: list[dict[str, object]] = [
+        {"step": i, "stage": "flow", "flow_loss": 1 / (i + 1)} for i in range(5)
+    ]
+    log[-1]["advice"] = [{"signal": "copies", "text": "Pictures are <near> copies."}]
     lines = [*(json.dumps(row) for row in log), "[1]", "{torn"]
     (run / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return run

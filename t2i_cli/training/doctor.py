@@ -214,11 +214,11 @@ def _ignores_text(stage: _Stage) -> bool:
 
 
 def _one_picture(stage: _Stage) -> bool:
-    return stage.progress > 0.05 and stage.now("diversity", 3) < 0.1
+    return stage.progress > 0.05 and stage.now("diversity", 2) < 0.1
 
 
 def _copies(stage: _Stage) -> bool:
-    return stage.now("nearest", 3) < 0.5
+    return stage.now("nearest", 2) < 0.5
 
 
 def _explodes(stage: _Stage) -> bool:
@@ -233,7 +233,7 @@ def _vanishes(stage: _Stage) -> bool:
 
 
 def _dead_features(stage: _Stage) -> bool:
-    return stage.progress > 0.05 and stage.now("dead", 3) > 0.5
+    return stage.progress > 0.05 and stage.now("dead", 2) > 0.5
 
 
 def _few_pictures(stage: _Stage) -> bool:
