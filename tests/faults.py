@@ -13,6 +13,7 @@ It prints one JSON object: cases, failures (a list of sentences) and what else i
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -24,13 +25,28 @@ import sys
 import time
 from pathlib import Path
 
+import sentencepiece
 import torch
 
 from t2i_cli import checkpoint, models
 from t2i_cli.config import ModelConfig, TextEncoderConfig
 from t2i_cli.errors import OutputError, T2IError
+from t2i_cli.tokenizer import Tokenizer
 
-TOKENIZER = bytes(range(256)) * 3
+
+def _tokenizer() -> bytes:
+    """A tokenizer of a few kilobytes: without the 240 KB table that folds case."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red cat", "a blue dog", "a green house"]), model_writer=model,
+        model_type="unigram", vocab_size=300, hard_vocab_limit=False, byte_fallback=True,
+        normalization_rule_name="identity", pad_id=0, unk_id=1, bos_id=2, eos_id=3, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+TOKENIZER = _tokenizer()
+VOCAB = Tokenizer(TOKENIZER).vocab_size
 SYSTEM_CALLS = frozenset(
     [
         "open",
@@ -65,7 +81,7 @@ def tiny_config() -> ModelConfig:
         self_attention=(),
         head_dim=8,
         image_encoder_channels=(8,),
-        text=TextEncoderConfig(vocab_size=16, context_length=8, dim=8, depth=1, heads=1),
+        text=TextEncoderConfig(vocab_size=VOCAB, context_length=8, dim=8, depth=1, heads=1),
     )
 
 

@@ -31,6 +31,7 @@ from t2i_cli.checkpoint import (
 )
 from t2i_cli.checkpoint.safetensors_file import DATA_HASH, HEADER_HASH, data_digest, header_bytes
 from t2i_cli.errors import OutputError, UsageError, WeightsError
+from t2i_cli.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_discriminator_can_travel_along(tmp_path: Path):
 
     networks = models.build(faults.tiny_config(), discriminator=True)
     states = {name: net.state_dict() for name, net in networks.named_children()}
-    save_model(tmp_path / "a.safetensors", states, faults.tiny_config(), b"t")
+    save_model(tmp_path / "a.safetensors", states, faults.tiny_config(), faults.TOKENIZER)
     model = load_model(tmp_path / "a.safetensors")
     assert model.info.networks[-1] == "discriminator"
     assert sorted(model.networks.state_dict()) == sorted(networks.state_dict())
@@ -140,7 +141,7 @@ def test_the_same_model_at_the_same_date_is_the_same_file(
 def test_what_it_says_about_itself_needs_no_torch(tiny: Path):
     code = (
         "import sys; from t2i_cli.checkpoint import read_info, read_tokenizer, resolve_model; p = sys.argv[1];"
-        "i = read_info(resolve_model(p), verify=True); assert len(read_tokenizer(p)) == 768;"
+        "i = read_info(resolve_model(p), verify=True); assert read_tokenizer(p);"
         "print(i.title, i.config.resolution, sum(i.parameters.values()), 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -294,6 +295,21 @@ def weights_size(kinds: dict[str, tuple[str, tuple[int, ...]]]) -> int:
     from t2i_cli.checkpoint.safetensors_file import DTYPES
 
     return sum(DTYPES[dtype] * torch.Size(shape).numel() for dtype, shape in kinds.values())
+
+
+def test_a_tokenizer_that_is_none_or_does_not_fit_is_refused(tmp_path: Path, tiny: Path):
+    networks = {name: net.state_dict() for name, net in faults.tiny_networks().named_children()}
+    path = tmp_path / "x.safetensors"
+    more = train_tokenizer(["one two three four five six seven eight nine ten"] * 9).to_bytes()
+    for tokenizer, why in (
+        (b"", "its tokenizer is not valid"),
+        (b"junk" * 99, "its tokenizer is not valid"),
+        (faults.TOKENIZER[:-9], "its tokenizer is not valid"),
+        (more, "pieces, its config"),
+    ):
+        save_model(path, networks, faults.tiny_config(), tokenizer)
+        assert why in refused(path)
+        assert why in refused(path, read_tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from t2i_cli.checkpoint.safetensors_file import (
     read_header,
 )
 from t2i_cli.config import ModelConfig
-from t2i_cli.errors import InputError, TrainingError, UsageError, WeightsError
+from t2i_cli.errors import InputError, TokenizerError, TrainingError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +189,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         data = read_data(file, info.header, path)
     state = _as_tensors(info.header, data)
     tokenizer = state.pop(TOKENIZER).numpy().tobytes()
+    _check_tokenizer(info, tokenizer)
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(
@@ -234,7 +235,9 @@ def read_tokenizer(path: Path | str) -> bytes:
         read_data(file, info.header, path, keep=False)
         place = info.tensors[TOKENIZER]
         file.seek(info.header.data_start + place.start)
-        return file.read(place.end - place.start)
+        tokenizer = file.read(place.end - place.start)
+    _check_tokenizer(info, tokenizer)
+    return tokenizer
 
 
 def shipped_models() -> dict[str, Path]:
@@ -449,6 +452,20 @@ def _build(build: Callable[..., Networks], info: WeightsInfo) -> Networks:
         raise WeightsError(
             f"{info.path}: its config builds no networks ({str(error)[:200]})"
         ) from error
+
+
+def _check_tokenizer(info: WeightsInfo, tokenizer: bytes) -> None:
+    """Raise WeightsError unless it can be read and gives no token that the networks do not know."""
+    from t2i_cli.tokenizer import Tokenizer
+
+    try:
+        pieces = Tokenizer(tokenizer).vocab_size
+    except TokenizerError as error:
+        raise WeightsError(f"{info.path}: its tokenizer is not valid: {error}") from error
+    if pieces != info.config.text.vocab_size:
+        raise WeightsError(
+            f"{info.path}: its tokenizer has {pieces} pieces, its config {info.config.text.vocab_size}"
+        )
 
 
 def _check_tensors(
