@@ -41,6 +41,7 @@ class Doctor:
     |---|---|
     | `stage`, `stage_progress`, `step` | contrastive, flow or adversarial; 0 to 1; optimizer steps |
     | `contrastive_loss`, `flow_loss` | the stage's own loss |
+    | `contrastive_chance` | log(batch size): what features that say nothing reach |
     | `retrieval`, `retrieval_chance` | R@1 on held-out pictures; what guessing gives (default 0.01) |
     | `d_real`, `d_val`, `d_fake` | mean logit of D on training, held-out and generated pictures |
     | `gap` | d_real - d_fake |
@@ -163,8 +164,14 @@ def _not_finite(stage: _Stage) -> bool:
 
 def _not_falling(stage: _Stage) -> bool:
     key = _LOSS[stage.name]
-    early = stage.progress < 0.3 or stage.steps < 100
-    return not early and stage.now(key) > 0.95 * stage.start(key)
+    if stage.progress < 0.3 or stage.steps < 100:
+        return False
+    # an untrained pair of encoders is worse than guessing, and is soon as good: that is no progress
+    start = min(
+        stage.start(key),
+        stage.now("contrastive_chance", 1) if stage.count("contrastive_chance") else math.inf,
+    )
+    return stage.now(key) > 0.95 * start
 
 
 def _rising(stage: _Stage) -> bool:
@@ -257,7 +264,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "loss_not_falling", ("contrastive", "flow"),
-        "after 30% and 100 steps of the stage the loss is above 95% of its first value",
+        "after 30% and 100 steps of the stage the loss is above 95% of its first value, or of chance",
         "The loss does not fall: the learning rate is probably far too high (or the captions say "
         "nothing about the pictures); try a tenth of --lr.",
         _not_falling,

@@ -141,6 +141,7 @@ class Learner:
         return StepResult(
             {
                 "contrastive_loss": loss.detach(),
+                "contrastive_chance": math.log(len(batch.images)),  # the loss of features that say nothing
                 "logit_scale": networks.image_encoder.logit_scale.detach().exp(),
                 "grad_norm": norm,
             }

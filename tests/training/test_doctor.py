@@ -121,6 +121,13 @@ def test_each_illness_is_named_once_and_alone(name: str) -> None:
     assert told == [name]
 
 
+def test_falling_to_chance_is_no_progress() -> None:
+    """Untrained encoders at a high temperature start above log(batch size)."""
+    loss = {"contrastive_loss": lambda i: 7.0 if i == 0 else 5.5, "retrieval": None}
+    assert names(contrastive(**loss, contrastive_chance=math.log(256))) == ["loss_not_falling"]
+    assert names(contrastive(**loss)) == []  # chance not known
+
+
 def test_few_pictures_are_told_at_once_and_not_again_in_a_later_stage() -> None:
     doctor = Doctor(50)
     rows = [*contrastive(), *flow()]
