@@ -11,9 +11,15 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line of this process and end the process with its exit code."""
     try:
-        from t2i_cli.cli import run
+        code = None
+        if sys.argv[1:2] == ["sample"]:
+            from t2i_cli.quick import quick
 
-        code = run(sys.argv[1:])
+            code = quick(sys.argv[2:])  # without typer, where the line is plain
+        if code is None:
+            from t2i_cli.cli import run
+
+            code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before the command line could take care of it
         code = 130
     os._exit(code)  # `run` has flushed; unloading torch costs a third of what importing it does

@@ -29,7 +29,7 @@ from t2i_cli.signals import StopRequest
 if TYPE_CHECKING:
     from t2i_cli.data import CaptionsFrom
 
-__all__ = ["app", "run"]
+__all__ = ["app", "run", "told"]
 
 app = typer.Typer(
     name="t2i",
@@ -380,6 +380,155 @@ def train(
             display.show(event)
 
 
+@app.command()
+def sample(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT... | -", help="What to draw; - reads lines from stdin."),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "-i", "--prompts", metavar="FILE|-", help="Prompts or JSON objects, one a line."
+        ),
+    ] = None,
+    model: ModelName = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="A file, a folder/, a template such as 'out/{i:05}-{slug}.png', or - for stdout  "
+            "[default: {slug}-{seed}.png]",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Pictures a prompt.")] = 1,
+    seed: Annotated[
+        str,
+        typer.Option(
+            metavar="N|random",
+            envvar="T2I_SEED",
+            help="Of a prompt's first picture; the next takes one more.",
+        ),
+    ] = "0",
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="How far to follow the prompt  [default: 1, or 1.5 with --negative]",
+        ),
+    ] = None,
+    truncation: Annotated[
+        float, typer.Option(metavar="F", help="Scale of the noise; under 1 is plainer and safer.")
+    ] = 1.0,
+    negative: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the picture should not be.")
+    ] = None,
+    best_of: Annotated[
+        int, typer.Option(metavar="K", help="Draw K, keep the one nearest to the prompt.")
+    ] = 1,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="All pictures on one captioned sheet.")
+    ] = False,
+    morph: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="An animation from the prompt to this one, a GIF or a WebP."
+        ),
+    ] = None,
+    frames: Annotated[int, typer.Option(metavar="N", help="Of --morph, one way.")] = 24,
+    vary: Annotated[
+        str | None, typer.Option(metavar="PICTURE", help="Draw near relatives of a picture.")
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(metavar="F", help="Of --vary: 0 the picture itself, 1 another one.")
+    ] = 0.3,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="PICTURE", help="Make a picture of t2i again, byte for byte."
+        ),
+    ] = None,
+    scale: Annotated[int, typer.Option(metavar="N", help="Enlarge N times, crisp.")] = 1,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOR|none",
+            envvar="T2I_BACKGROUND",
+            help="Under transparency: white, #f0f0f0.",
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(metavar="png|webp|jpg", help="[default: as the name ends, else png]"),
+    ] = None,
+    force: Force = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave what is there and go on.")
+    ] = False,
+    no_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--no-metadata",
+            envvar="T2I_NO_METADATA",
+            help="Keep prompt and seed out of the file.",
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Only every N-th prompt, from the K-th on.")
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show each picture in the terminal.")
+    ] = False,
+    device: Device = "auto",
+    json_rows: Json = False,
+) -> None:
+    r"""Draw pictures of prompts.
+
+    \b
+    t2i sample "a red cat"                            a-red-cat-0.png
+    t2i sample "a red cat" -n 16 --grid -o sheet.png
+    cat prompts.txt | t2i sample - -o 'out/{i:05}-{slug}.png'
+    t2i sample "a fox" --morph "a dog" -o morph.gif
+    """
+    from t2i_cli.quick import SampleSettings, perform
+
+    perform(
+        SampleSettings(
+            prompt=tuple(prompt or ()), prompts=prompts, model=model, out=out, n=n, seed=seed,
+            guidance=guidance, truncation=truncation, negative=negative, best_of=best_of,
+            grid=grid, morph=morph, frames=frames, vary=vary, strength=strength, from_=from_,
+            scale=scale, background=background, format=format, force=force,
+            skip_existing=skip_existing, no_metadata=no_metadata, shard=shard, preview=preview,
+            device=device, json_rows=json_rows,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+def export(
+    model: ModelName = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FOLDER", help="Where to  [default: NAME-onnx]"),
+    ] = None,
+    force: Force = False,
+    json_rows: Json = False,
+) -> None:
+    """Write a model's networks as ONNX, with its tokenizer and config, for other programs."""
+    from t2i_cli.checkpoint import resolve_model
+    from t2i_cli.export import export_onnx
+
+    path = resolve_model(model)
+    files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
+    for file in files:
+        if json_rows:
+            console.result_json({"path": str(file), "bytes": file.stat().st_size})
+        else:
+            console.result(str(file))
+
+
 @app.command("eval")
 def evaluate(
     paths: Annotated[
@@ -653,7 +802,7 @@ def run(arguments: Sequence[str]) -> int:
         code = _invoke(arguments)
         sys.stdout.flush()
     except BaseException as error:
-        code = _told(error)
+        code = told(error)
         try:
             sys.stdout.flush()
         except OSError:
@@ -666,7 +815,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _told(error: BaseException) -> int:
+def told(error: BaseException) -> int:
     """The exit code of an error, after it was told on stderr in one line (or with its traceback, T2I_DEBUG=1)."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
@@ -755,6 +904,7 @@ def _command() -> Any:
         param.expose_value = False
     for command in group.commands.values():
         command.params.extend(everywhere)
+        command.help = (command.help or "").replace("\\b\n", "\b\n")  # click's mark: do not rewrap
     for command in (group, *group.commands.values()):
         command.get_params = _light_params(command.get_params)
     return group

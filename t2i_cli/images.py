@@ -33,6 +33,7 @@ __all__ = [
     "Picture",
     "decode",
     "encode",
+    "encode_animation",
     "fit",
     "flatten",
     "from_pil",
@@ -210,6 +211,52 @@ def encode(
     return out.getvalue()
 
 
+def encode_animation(
+    frames: Sequence[np.ndarray],
+    format: Literal["gif", "webp"],
+    *,
+    milliseconds: int = 60,
+    xmp: str = "",
+) -> bytes:
+    """Frames, uint8 (h, w, 3 or 4) each, all of one shape -> the bytes of an animation that repeats for ever.
+
+    Args:
+        frames: straight alpha. A GIF has no half transparency: a pixel under half opacity is clear.
+        format: gif (256 colours) or webp (lossless).
+        milliseconds: of each frame.
+        xmp: an XMP packet; webp only.
+    """
+    first, *rest = [to_pil(_half_clear(frame) if format == "gif" else frame) for frame in frames]
+    out = io.BytesIO()
+    if format == "webp":
+        extra = {"xmp": _encodable(xmp).encode()} if xmp else {}
+        first.save(
+            out,
+            "WEBP",
+            save_all=True,
+            append_images=rest,
+            duration=milliseconds,
+            loop=0,
+            lossless=True,
+            **extra,
+        )
+    else:
+        first.save(
+            out, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, disposal=2
+        )
+    return out.getvalue()
+
+
+def _half_clear(pixels: np.ndarray) -> np.ndarray:
+    """Alpha of 0 or 255 only, clear pixels all the same."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    solid = pixels[..., 3:] >= 128
+    return np.where(
+        solid, np.concatenate([pixels[..., :3], np.full_like(pixels[..., 3:], 255)], -1), 0
+    ).astype(np.uint8)
+
+
 def read_text(data: bytes, *, name: str) -> ImageText:
     """What a picture file says about itself, whether made by `encode` or by another tool. Decodes no pixel.
 
@@ -234,7 +281,7 @@ def read_text(data: bytes, *, name: str) -> ImageText:
             if isinstance(comment, bytes) and comment:
                 coding = "utf-16-be" if comment.startswith(b"UNICODE") else "utf-8"
                 text["parameters"] = comment[8:].decode(coding, "replace").strip("\0")
-        kind = {"JPEG": "jpg"}.get(str(image.format), str(image.format).lower())
+        kind = {"JPEG": "jpg", "MPO": "jpg"}.get(str(image.format), str(image.format).lower())
         return ImageText(
             kind,
             image.width,
@@ -363,6 +410,8 @@ def _reading(name: str) -> Iterator[None]:
 
 def _plain_reason(error: Exception) -> str:
     said = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than the {MAX_PIXELS // 10**6} megapixels that are read"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a PNG, JPEG, WebP, BMP, GIF or AVIF picture"
     if "truncated" in said.lower() or isinstance(error, EOFError):

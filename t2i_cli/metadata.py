@@ -129,7 +129,7 @@ def from_text(text: Mapping[str, str], name: str) -> Recipe:
 def _checked(name: str, value: object) -> object:
     bounds: dict[str, tuple[float, float]] = {
         "seed": (0, MAX_SEED), "picked": (0, MAX_SEED), "guidance": (0, 100), "truncation": (0, 10),
-        "best_of": (1, 100_000), "scale": (1, 64),
+        "best_of": (1, 1000), "scale": (1, 64),
     }  # fmt: skip
     if name in bounds:
         low, high = bounds[name]

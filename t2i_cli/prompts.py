@@ -166,16 +166,13 @@ def _from_json(text: str, number: int, where: str) -> Request:
     )
 
 
-def requests(lines: Iterator[bytes]) -> Iterator[Request | BadLine]:
-    """The request of each line that is not empty; `BadLine` in the place of one that cannot be read."""
+def requests(lines: Iterator[bytes]) -> Iterator[Request | BadLine | None]:
+    """What each line asks for: a request, `BadLine` where it cannot be read, None where it is empty."""
     for number, raw in enumerate(lines, 1):
         try:
-            request = parse_line(raw, number)
+            yield parse_line(raw, number)
         except PromptError as error:
             yield BadLine(number, error)
-            continue
-        if request is not None:
-            yield request
 
 
 def argument(text: str) -> Request:

@@ -11,14 +11,10 @@ Runtime is put to that test when a graph is made, and draws one by one where it 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
-import shutil
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2i_cli.config import ModelConfig
-from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
+from t2i_cli.errors import T2IError, UsageError, WeightsError
+from t2i_cli.folders import cache_folder
 from t2i_cli.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,13 +34,11 @@ if TYPE_CHECKING:
 
     from t2i_cli.checkpoint import LoadedModel
 
-__all__ = ["MAX_BATCH", "OnnxRuntime", "Runtime", "Text", "TorchRuntime", "bundle_for", "open_runtime"]
+__all__ = ["MAX_BATCH", "OnnxRuntime", "Runtime", "Text", "TorchRuntime", "open_runtime"]
 
 MAX_BATCH = 16  # pictures drawn at once
-GRAPHS = ("text_encoder", "generator", "image_encoder")
-GRAPH_VERSION = "1"  # raise it when a network's forward pass or `export` changes: kept graphs are then made anew
+RUNTIME_VERSION = "1"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
 _WORDS = 16  # tokens; texts are padded to a multiple of it before the generator
-_KEPT = 8  # models whose optimised graphs stay in the cache
 _TEXTS = 1024  # encoded texts that are remembered
 
 
@@ -141,7 +136,11 @@ def open_runtime(model: Path, device: str = "auto", *, announce: Any = None) -> 
         return TorchRuntime(model, device)
     try:
         return OnnxRuntime.open(model, announce or (lambda _: None))
-    except _NoGraph as error:
+    except T2IError as error:
+        from t2i_cli.graphs import NoGraphError
+
+        if not isinstance(error, NoGraphError):
+            raise
         (announce or (lambda _: None))(f"sampling with torch: {error}")
         return TorchRuntime(model, "cpu")
 
@@ -165,10 +164,6 @@ def _best_device(model: Path) -> str:
 # --- ONNX Runtime
 
 
-class _NoGraph(T2IError):
-    """A model that cannot be exported here."""
-
-
 class OnnxRuntime(Runtime):
     """Graphs of a model on the CPU, one thread.
 
@@ -183,7 +178,7 @@ class OnnxRuntime(Runtime):
         super().__init__(ModelConfig.from_dict(about["config"]), Tokenizer(tokenizer), about["title"], about["hash"])
         self.batch = int(about["batch"])
         self._folder = folder
-        self._sessions = {name: _session(folder / f"{name}.onnx") for name in GRAPHS[:2]}
+        self._sessions = {name: _session(folder / f"{name}.onnx") for name in ("text_encoder", "generator")}
 
     @classmethod
     def open(cls, model: Path, announce: Any) -> OnnxRuntime:
@@ -193,7 +188,7 @@ class OnnxRuntime(Runtime):
             WeightsError: the file is missing, broken or not one of ours.
         """
         key = _key(model)
-        folder = _cache_folder() / "ready" / key
+        folder = cache_folder() / "ready" / key
         try:
             about = json.loads((folder / "about.json").read_bytes())
             return cls(folder, about)
@@ -201,10 +196,13 @@ class OnnxRuntime(Runtime):
             pass  # not there, or not whole: make it
         except Exception as error:  # ONNX Runtime's own errors: a file of the folder is damaged
             announce(f"making the graph again: {type(error).__name__}")
-        with contextlib.suppress(OSError):
-            if folder.is_dir():
-                shutil.rmtree(folder)
-        return _make_ready(model, folder, announce)
+        from t2i_cli.graphs import make_ready
+
+        def batch_of(making: Path, about: dict[str, Any]) -> int:
+            return MAX_BATCH if _rows_are_independent(cls(making, about)) else 1
+
+        folder, about = make_ready(model, folder, batch_of, announce)
+        return cls(folder, about)
 
     def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         real = int(mask.sum())
@@ -244,112 +242,10 @@ def _key(model: Path) -> str:
     features = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
     processor = sorted(name for name, has in getattr(features, "__cpu_features__", {}).items() if has)
     identity = (
-        GRAPH_VERSION, onnxruntime.__version__, sys.platform, processor,
+        RUNTIME_VERSION, onnxruntime.__version__, sys.platform, processor,
         os.path.realpath(model), stat.st_size, stat.st_mtime_ns, stat.st_ino,
     )  # fmt: skip
     return hashlib.sha256(repr(identity).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _cache_folder() -> Path:
-    from t2i_cli.data.cache import cache_folder
-
-    return cache_folder()
-
-
-def _make_ready(model: Path, folder: Path, announce: Any) -> OnnxRuntime:
-    """Verify the weights, put them into the config's graphs, optimise these for this machine, and keep all that."""
-    from t2i_cli.checkpoint import read_info
-
-    info = read_info(model)
-    bundle = bundle_for(info.config, announce)
-    weights, tokenizer = _read_weights(model)
-    kept = True
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-    except OSError:
-        kept = False  # a cache that cannot be written costs time, not pictures
-        temporary = Path(tempfile.mkdtemp(prefix="t2i-"))
-    try:
-        _fill(bundle, weights, temporary, model)
-        (temporary / "tokenizer.model").write_bytes(tokenizer)
-        about = {"config": info.config.to_dict(), "title": info.title or model.stem, "hash": info.hash, "batch": 1}
-        probe = OnnxRuntime(temporary, about)
-        about["batch"] = MAX_BATCH if _rows_are_independent(probe) else 1
-        (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        if not kept:
-            probe.batch = about["batch"]
-            probe.image_features(np.zeros((1, info.config.image_channels, *(info.config.resolution,) * 2), np.float32))
-            return probe
-        for file in temporary.iterdir():
-            _sync(file)
-        try:
-            temporary.rename(folder)
-        except OSError:  # another process was faster
-            if not (folder / "about.json").is_file():
-                raise
-        _forget_old(folder.parent)
-        return OnnxRuntime(folder, about)
-    except OSError as error:
-        if kept:
-            raise DeviceError(
-                f"the cache {folder.parent} cannot be written: {error.strerror or error}",
-                "free some space, or set T2I_CACHE to a folder that can be written",
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Path) -> None:
-    import zipfile
-
-    import onnxruntime
-
-    with zipfile.ZipFile(io.BytesIO(bundle)) as graphs:
-        for name in GRAPHS:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.log_severity_level = 4
-            options.optimized_model_filepath = str(folder / f"{name}.onnx")
-            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
-            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-            names = json.loads(graphs.read(f"{name}.json"))
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in names]
-            options.add_external_initializers(names, values)
-            try:
-                onnxruntime.InferenceSession(graphs.read(f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
-            except Exception as error:
-                raise WeightsError(f"{model}: its {name} does not fit its config") from error
-
-
-def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes]:
-    """Every float tensor of a weights file as float32, and the tokenizer; verified, finite, without torch."""
-    from t2i_cli.checkpoint.safetensors_file import read_data, read_header
-
-    with model.open("rb") as file:
-        header = read_header(file, model)
-        data = read_data(file, header, model)
-    weights: dict[str, np.ndarray] = {}
-    tokenizer = b""
-    for name, place in header.tensors.items():
-        raw = memoryview(data)[place.start : place.end]
-        if name == "tokenizer":
-            tokenizer = bytes(raw)
-            continue
-        if place.dtype == "BF16":
-            values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif place.dtype in ("F16", "F32", "F64"):
-            values = np.frombuffer(raw, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[place.dtype])
-            values = values.astype(np.float32)
-        else:
-            continue
-        if not np.isfinite(values).all():
-            raise WeightsError(
-                f"{model}: tensor {name} holds NaN or infinity", "the model was not trained well: take another"
-            )
-        weights[name] = values.reshape(place.shape)
-    return weights, tokenizer
 
 
 def _rows_are_independent(runtime: OnnxRuntime) -> bool:
@@ -368,56 +264,6 @@ def _rows_are_independent(runtime: OnnxRuntime) -> bool:
         if not all(np.array_equal(image, alone[first + row]) for row, image in enumerate(together)):
             return False
     return True
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
-
-
-def _forget_old(folder: Path) -> None:
-    """Keep the newest few models' graphs, and clear what a killed process left."""
-    with contextlib.suppress(OSError):
-        entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
-        for path in entries[_KEPT:]:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def bundle_for(config: ModelConfig, announce: Any = None) -> bytes:
-    """The skeleton graphs of a config (`export.build_graphs`): shipped, cached, or made now.
-
-    `t2i train` calls this at its end, so that the first `t2i sample` finds them.
-
-    Raises:
-        T2IError: they cannot be made here.
-    """
-    described = json.dumps(config.to_dict(), sort_keys=True)
-    key = hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
-    package = Path(__file__).parent
-    cached = _cache_folder() / "graphs" / f"{key}.zip"
-    for path in (package / "weights" / f"{key}.graphs", package.parent / "weights" / f"{key}.graphs", cached):
-        with contextlib.suppress(OSError):
-            return path.read_bytes()
-    if announce is not None:
-        announce("making this model's graph for fast sampling, once (about 15 s)")
-    try:
-        from t2i_cli.export import build_graphs
-
-        bundle = build_graphs(config)
-    except (ImportError, T2IError) as error:
-        raise _NoGraph(str(error)) from error
-    with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cached.parent, prefix=".making-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(bundle)
-        Path(temporary).replace(cached)
-    return bundle
 
 
 # --- torch

@@ -104,9 +104,9 @@ def test_a_bad_line_raises_and_names_itself(line):
 
 def test_a_bad_line_costs_that_line():
     got = list(requests(iter([b"a cat", b'{"prompt"', b"", b"a dog"])))
-    assert [type(item) for item in got] == [Request, BadLine, Request]
+    assert [type(item) for item in got] == [Request, BadLine, type(None), Request]
     assert got[1].line == 2
-    assert got[2] == Request("a dog", line=4)
+    assert got[3] == Request("a dog", line=4)
 
 
 def test_control_characters_in_an_error_are_visible():

@@ -16,7 +16,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from t2i_cli.errors import OutputError
+from t2i_cli.folders import cache_folder
 
 __all__ = ["Entry", "cache_folder", "open_entry", "write_entry"]
 
@@ -41,23 +41,6 @@ class Entry:
 
     pixels: np.ndarray  # memory-mapped uint8 (n, r, r, c)
     index: dict[str, Any]  # what was stored beside
-
-
-def cache_folder(given: Path | str | None = None) -> Path:
-    """Where caches live: what is given, ``T2I_CACHE``, or the platform's own folder for them."""
-    if given:
-        return Path(given)
-    if named := os.environ.get("T2I_CACHE"):
-        return Path(named)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "t2i"
-    if sys.platform == "win32":
-        return (
-            Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-            / "t2i"
-            / "Cache"
-        )
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i"
 
 
 def open_entry(cache: Path, key: str) -> Entry | None:

@@ -1,0 +1,407 @@
+"""`t2i sample`: settings in, pictures and lines out; and a reader of plain command lines that does without typer.
+
+`sample` is what shell scripts call in a loop, and importing typer takes longer than drawing a picture. So `settings_of`
+reads the command lines that need no help or explanation, and leaves every other one to `cli`, which knows the same options
+(a test compares the two). Either way `perform` does the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from t2i_cli import console
+from t2i_cli.errors import OutputError, PromptError, Stopped, UsageError, visible
+
+if TYPE_CHECKING:
+    from t2i_cli.prompts import LineReader, Request
+    from t2i_cli.sample import Failed, Made, Model, Options
+
+__all__ = ["SampleSettings", "perform", "quick", "settings_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """The options of `t2i sample`, as they were given."""
+
+    prompt: tuple[str, ...] = ()
+    prompts: str | None = None
+    model: str | None = None
+    out: str | None = None
+    n: int = 1
+    seed: str = "0"
+    guidance: float | None = None
+    truncation: float = 1.0
+    negative: str | None = None
+    best_of: int = 1
+    grid: bool = False
+    morph: str | None = None
+    frames: int = 24
+    vary: str | None = None
+    strength: float = 0.3
+    from_: str | None = None
+    scale: int = 1
+    background: str | None = None
+    format: str | None = None
+    force: bool = False
+    skip_existing: bool = False
+    no_metadata: bool = False
+    shard: str | None = None
+    preview: bool = False
+    device: str = "auto"
+    json_rows: bool = False
+
+
+FLAGS = {
+    "-i": "prompts", "--prompts": "prompts", "-m": "model", "--model": "model", "-o": "out", "--out": "out",
+    "-n": "n", "--count": "n", "--seed": "seed", "--guidance": "guidance", "--truncation": "truncation",
+    "--negative": "negative", "--best-of": "best_of", "--grid": "grid", "--morph": "morph", "--frames": "frames",
+    "--vary": "vary", "--strength": "strength", "--from": "from_", "--scale": "scale", "--background": "background",
+    "--format": "format", "-f": "force", "--force": "force", "--skip-existing": "skip_existing",
+    "--no-metadata": "no_metadata", "--shard": "shard", "--preview": "preview", "--device": "device",
+    "--json": "json_rows",
+}  # fmt: skip  # as cli.sample declares them
+_ENVIRONMENT = ("T2I_SEED", "T2I_BACKGROUND", "T2I_NO_METADATA")  # defaults that only typer reads
+
+
+def quick(arguments: Sequence[str]) -> int | None:
+    """Run ``t2i sample`` where its command line is plain.
+
+    Args:
+        arguments: what comes after ``t2i sample``.
+
+    Returns:
+        The exit code, or None where nothing was done and typer has to read the line.
+    """
+    settings = settings_of(arguments)
+    if settings is None:
+        return None
+    console.open_streams()
+    try:
+        perform(settings)
+        sys.stdout.flush()
+    except BaseException as error:
+        from t2i_cli.cli import told
+
+        return told(error)
+    return 0
+
+
+def settings_of(arguments: Sequence[str]) -> SampleSettings | None:
+    """The settings of a plain command line; None for one that asks for help, or is wrong, or has forms this does not read.
+
+    >>> settings_of(["a cat", "-n", "4", "--json"]) == SampleSettings(prompt=("a cat",), n=4, json_rows=True)
+    True
+    >>> settings_of(["a cat", "--help"]) is None
+    True
+    """
+    if any(name in os.environ for name in _ENVIRONMENT):
+        return None
+    kinds = {item.name: str(item.type).removesuffix(" | None") for item in dataclasses.fields(SampleSettings)}
+    values: dict[str, Any] = {"device": os.environ.get("T2I_DEVICE") or "auto"}
+    words: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            words.append(word)
+            continue
+        flag, equals, attached = word.partition("=")
+        name = FLAGS.get(flag)
+        if name is None or (equals and not flag.startswith("--")):
+            return None
+        if kinds[name] == "bool":
+            if equals:
+                return None
+            values[name] = True
+            continue
+        if not equals and not rest:
+            return None
+        text = attached if equals else rest.pop(0)
+        try:
+            values[name] = {"int": int, "float": float, "str": str}[kinds[name]](text)
+        except ValueError:
+            return None
+    return SampleSettings(prompt=tuple(words), **values)
+
+
+def perform(settings: SampleSettings) -> None:
+    """Do what `t2i sample` was asked for, and print each result as it is made.
+
+    Raises:
+        T2IError: what the command ends with.
+    """
+    with _signals_raise():
+        _perform(settings)
+
+
+def _perform(given: SampleSettings) -> None:
+    from t2i_cli import sample
+
+    options = _options(given)
+    modes = [flag for flag, on in (("--grid", given.grid), ("--morph", given.morph), ("--vary", given.vary),
+                                   ("--from", given.from_), ("-o -", given.out == "-" and not given.morph and not given.grid)) if on]  # fmt: skip
+    if len(modes) > 1 and modes != ["--from", "-o -"]:
+        raise UsageError(f"{' and '.join(modes)} exclude each other", "give one of them")
+    if given.out == "-":
+        if given.json_rows:
+            raise UsageError("-o - and --json both write to stdout", "write the picture to a file: -o out.png")
+        if sys.stdout.isatty():
+            raise UsageError("-o - writes a picture to a pipe, never to a terminal", "t2i sample ... -o - > out.png")
+    if given.seed == "random":
+        console.note(f"seed {options.seed}")
+
+    def load() -> Model:
+        return sample.load(given.model, given.device, announce=console.note)
+
+    if given.from_ is not None:
+        if given.prompt or given.prompts:
+            raise UsageError("--from takes its prompt from the picture", "leave the prompt out")
+        request, options, recipe = sample.from_picture(given.from_, options)
+        model = load()
+        sample.same_model(model, recipe, given.from_)
+        if recipe.runtime and recipe.runtime != model.runtime.name:
+            console.warn(f"{given.from_} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1")
+        _stream(model, [request], options, given)
+        return
+    source = _source(given)
+    if given.grid:
+        _grid(load(), source, options, given)
+    elif given.morph is not None:
+        _morph(load(), source, options, given)
+    elif given.vary is not None:
+        _vary(load, source, options, given)
+    else:
+        _stream(load, source, options, given)
+
+
+def _options(given: SampleSettings) -> Options:
+    from t2i_cli.sample import Options, random_seed
+
+    if given.seed == "random":
+        seed = random_seed()
+    else:
+        try:
+            seed = int(given.seed)
+        except ValueError:
+            raise UsageError(f"--seed {given.seed}: expected a whole number or random") from None
+    shard = None
+    if given.shard is not None:
+        k, slash, n = given.shard.partition("/")
+        if not slash or not k.isdigit() or not n.isdigit() or len(k) > 9 or len(n) > 9:
+            raise UsageError(f"--shard {given.shard}: expected K/N", "for example --shard 3/16")
+        shard = (int(k), int(n))
+    special = given.morph is not None or (given.grid and given.out is None)
+    return Options(
+        out=given.out,
+        n=given.n,
+        seed=seed,
+        guidance=given.guidance,
+        truncation=given.truncation,
+        negative=given.negative,
+        best_of=given.best_of,
+        scale=given.scale,
+        background=given.background,
+        format=given.format if not special else None,
+        overwrite=given.force,
+        skip_existing=given.skip_existing,
+        metadata=not given.no_metadata,
+        shard=shard,
+        animation=given.morph is not None,
+    )
+
+
+def _source(given: SampleSettings) -> list[Request] | LineReader:
+    from t2i_cli import prompts
+    from t2i_cli.sample import stdin_is_pipe
+
+    words = given.prompt
+    if words == ("-",) or given.prompts is not None:
+        if given.prompts is not None and words:
+            raise UsageError("prompts both as arguments and with -i", "give one of them")
+        return prompts.open_prompts(given.prompts or "-")
+    if "-" in words:
+        raise UsageError("- reads every prompt from stdin", "give - alone, or prompts")
+    if not words:
+        if given.vary is not None:
+            return []
+        if not stdin_is_pipe():
+            raise UsageError("no prompt", 't2i sample "a red cat"')
+        return prompts.open_prompts("-")
+    return [prompts.argument(word) for word in words]
+
+
+def _stream(model: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+    from t2i_cli.sample import Failed, Made, Skipped, draw, outcome, preview
+
+    made, skipped, failures = 0, 0, list[Failed]()
+    for event in draw(model, source, options):
+        if len(failures) == 1 and not made + skipped:
+            _say_failed(failures[0])  # it is not the only thing to be told, as it seemed
+        if isinstance(event, Made):
+            made += 1
+            _warn_of(event)
+            if event.path == "-":
+                console.result_bytes(event.data)
+            elif given.json_rows:
+                console.result_json(event.row())
+            else:
+                console.result(event.path)
+            if given.preview and console.is_terminal():
+                sys.stderr.write(preview(event.picture.pixels) + "\n")
+        elif isinstance(event, Skipped):
+            skipped += 1
+        else:
+            failures.append(event)
+            if made + skipped + len(failures) > 1:
+                _say_failed(event)
+    if skipped:
+        console.note(f"{skipped} {'picture was' if skipped == 1 else 'pictures were'} there already")
+    if not made and not skipped and not failures:
+        raise PromptError("no prompt came in", "write one a line")
+    outcome(made + skipped, failures)
+
+
+def _warn_of(event: Made) -> None:
+    if event.picture.cut:
+        console.warn(f"{visible(event.path, 80)}: the prompt is longer than the model reads; its end was cut")
+
+
+def _say_failed(event: Failed) -> None:
+    where = f"{visible(event.prompt, 60)!s}: " if event.prompt and not event.line else ""
+    text = str(event.error)
+    line = f"line {event.line}: " if event.line and not text.startswith("line ") else ""
+    console.warn(f"{line}{where}{text}" + (f"; {event.error.hint}" if event.error.hint else ""))
+
+
+def _requests(source: list[Request] | LineReader) -> Generator[Request]:
+    from t2i_cli import prompts
+
+    for item in source if isinstance(source, list) else prompts.requests(iter(source)):
+        if isinstance(item, prompts.BadLine):
+            raise item.error
+        if item is not None:
+            yield item
+
+
+def _grid(model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+    from t2i_cli import sample
+
+    wishes: list[sample.Wish] = []
+    first: Request | None = None
+    for request in _requests(source):
+        first = first or request
+        for k in range(request.n or options.n):
+            wishes.append(options.wish(request, (options.seed if request.seed is None else request.seed) + k * options.best_of))
+            if len(wishes) > sample.MAX_GRID:
+                raise UsageError(f"a sheet holds at most {sample.MAX_GRID} pictures", "make several, or single files")
+    if first is None:
+        raise PromptError("no prompt came in", "write one a line")
+    pictures = model.pictures(wishes)
+    pixels = sample.contact_sheet(pictures)
+    kept = dataclasses.replace(pictures[0].recipe, kind="grid", scale=1, format=options.format_of(options.out))
+    sheet = sample.Picture(pixels, kept, sum(picture.unknown_tokens for picture in pictures), False)
+    _place(sample.encoded(sheet, keep=options.metadata), sample.default_out(first, options, "-grid.png"), sheet, options, given)
+
+
+def _morph(model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+    from t2i_cli import images, metadata, prompts, sample
+
+    requests = list(_requests(source))
+    if len(requests) != 1:
+        raise UsageError("--morph goes from one prompt to another", 't2i sample "a cat" --morph "a dog" -o morph.gif')
+    if not 2 <= given.frames <= 1000:
+        raise UsageError(f"--frames {given.frames}: out of range", "use 2 to 1000")
+    target = prompts.argument(cast("str", given.morph)).prompt
+    path = sample.default_out(requests[0], options, f".{given.format or 'webp'}")
+    kind = os.path.splitext(path)[1][1:].lower() if options.out not in (None, "-") else given.format or "webp"  # noqa: PTH122
+    if kind not in ("gif", "webp"):
+        raise UsageError(f"{path}: an animation is a GIF or a WebP", "write -o morph.gif, or --format webp")
+    wish = options.wish(requests[0], options.seed if requests[0].seed is None else requests[0].seed)
+    frames = sample.morph(model, wish, target, given.frames)
+    there_and_back = frames + frames[-2:0:-1]
+    recipe = metadata.Recipe(f"{wish.prompt} -> {target}", wish.seed, model=model.title, kind="morph")
+    xmp = metadata.xmp(recipe if options.metadata else None)
+    data = images.encode_animation(there_and_back, kind, milliseconds=60, xmp=xmp)
+    _place(data, path, sample.Picture(frames[0], recipe, 0, False), options, given)
+
+
+def _vary(load: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+    from t2i_cli import images, prompts, sample
+    from t2i_cli.errors import InputError
+
+    path = cast("str", given.vary)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            data = file.read(images.MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    pixels = images.decode(data, name=path)
+    requests = list(_requests(source))
+    if not requests:
+        try:
+            requests = [prompts.argument(sample.from_picture(path, options)[0].prompt)]
+        except InputError:
+            raise UsageError(f"--vary {path}: say what it shows", f't2i sample "a red cat" --vary {path}') from None
+    if len(requests) != 1:
+        raise UsageError("--vary takes one prompt", f't2i sample "a red cat" --vary {path}')
+    if not 0 <= given.strength <= 1:
+        raise UsageError(f"--strength {given.strength}: out of range", "use 0 to 1")
+    model = load()
+    wishes = [options.wish(requests[0], options.seed + k) for k in range(options.n)]
+    with console.progress("inverting", "steps") as update:
+        pictures = sample.vary(model, pixels, wishes, strength=given.strength, progress=update)
+    if options.one_path() and len(pictures) > 1:
+        raise UsageError(f"-o {options.out} is one file, and several pictures were asked for", "write {seed} into it")
+    from t2i_cli.naming import Fields
+
+    for k, picture in enumerate(pictures):
+        recipe = picture.recipe
+        name = "-" if options.out == "-" else options.template.expand(Fields(k, k, recipe.seed, recipe.prompt))
+        _place(sample.encoded(picture, keep=options.metadata), name, picture, options, given)
+
+
+def _place(data: bytes, path: str, picture: Any, options: Options, given: SampleSettings) -> None:
+    from t2i_cli.naming import write_new
+    from t2i_cli.sample import Made
+
+    if options.out == "-":
+        console.result_bytes(data)
+        return
+    if not write_new(path, data, overwrite=options.overwrite):
+        if options.skip_existing:
+            console.note(f"{visible(path, 200)} was there already")
+            return
+        raise OutputError(f"{path}: exists", "use -f to overwrite, or another -o")
+    if given.json_rows:
+        console.result_json(Made(path, picture, 0.0).row())
+    else:
+        console.result(path)
+
+
+@contextmanager
+def _signals_raise() -> Generator[None]:
+    """SIGINT and SIGTERM raise Stopped, so that what is being written is cleaned up (also where a shell ignores SIGINT)."""
+    import signal
+
+    def stop(signum: int, frame: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise Stopped(signum)
+
+    before: dict[Any, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop)
+    except ValueError:  # not the main thread
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,861 @@
+"""Prompts -> pictures: the model as an object (`load`), and the stream behind `t2i sample` (`draw`).
+
+Image k of a prompt comes from seed + k and from nothing else: not from the batch, the order or the other prompts.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+import t2i_cli
+from t2i_cli import metadata, png, prompts
+from t2i_cli.errors import (
+    InputError,
+    OutputError,
+    PartialError,
+    PromptError,
+    T2IError,
+    UsageError,
+    WeightsError,
+)
+from t2i_cli.metadata import Recipe
+from t2i_cli.naming import DEFAULT_NAME, Fields, Template, inside, slug, write_new
+from t2i_cli.noise import MAX_SEED, noise_for
+from t2i_cli.pixels import to_pixels
+from t2i_cli.prompts import BadLine, LineReader, Request
+from t2i_cli.runtime import Runtime, Text, open_runtime
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "Failed",
+    "Made",
+    "Model",
+    "Options",
+    "Skipped",
+    "colour",
+    "draw",
+    "from_picture",
+    "load",
+    "preview",
+]
+
+Format = Literal["png", "webp", "jpg"]
+FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
+NEGATIVE_GUIDANCE = 1.5  # what a negative prompt takes where --guidance is not given: at 1 it would change nothing
+MAX_GRID = 1024  # pictures of one contact sheet
+_COLOURS = {
+    "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080", "red": "ff0000", "green": "008000",
+    "blue": "0000ff", "yellow": "ffff00", "orange": "ffa500", "purple": "800080", "pink": "ffc0cb", "brown": "a52a2a",
+    "cyan": "00ffff", "magenta": "ff00ff", "navy": "000080", "teal": "008080", "beige": "f5f5dc", "ivory": "fffff0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Pixels and what decided them."""
+
+    pixels: np.ndarray  # uint8 (h, w, 3 or 4), straight alpha
+    recipe: Recipe
+    unknown_tokens: int
+    cut: bool  # whether the prompt was longer than the model reads
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One picture that is asked for."""
+
+    prompt: str
+    seed: int  # 0..MAX_SEED; with best_of the first of as many
+    negative: str | None = None
+    guidance: float = 1.0
+    truncation: float = 1.0
+    best_of: int = 1
+    scale: int = 1
+    background: str = ""
+    format: Format = "png"
+
+
+class Model:
+    """A model that draws: `load` gives one.
+
+    Args:
+        runtime: the networks on a device.
+        path: the weights file.
+    """
+
+    def __init__(self, runtime: Runtime, path: Path) -> None:
+        self.runtime = runtime
+        self.path = path
+
+    @property
+    def resolution(self) -> int:
+        """Side of a picture, px."""
+        return self.runtime.config.resolution
+
+    @property
+    def title(self) -> str:
+        """The model's name."""
+        return self.runtime.title
+
+    def sample(
+        self,
+        prompt: str,
+        seed: int = 0,
+        *,
+        guidance: float | None = None,
+        truncation: float = 1.0,
+        negative: str | None = None,
+        best_of: int = 1,
+        scale: int = 1,
+        background: str | None = None,
+    ) -> Image:
+        """One picture of a prompt.
+
+        Args:
+            prompt: what to draw.
+            seed: 0 to 2^63 - 1; the same seed, prompt and settings give the same picture.
+            guidance: how far to go from the empty prompt towards this one and past it: 1 is the model as trained; 1.5 where
+                a negative prompt is given.
+            truncation: scale of the noise; under 1 gives plainer, safer pictures.
+            negative: what to go away from, in place of the empty prompt.
+            best_of: draw as many, from seed on, and keep the one that the image encoder finds nearest to the prompt.
+            scale: enlarge by a whole number, without smoothing.
+            background: a colour to put under transparency, such as white or #f0f0f0.
+
+        Returns:
+            A PIL image, RGBA where the model draws transparency, else RGB.
+
+        Raises:
+            UsageError: a value out of range.
+            PromptError: an empty prompt.
+        """
+        return self.sample_many(
+            [prompt], [seed], guidance=guidance, truncation=truncation, negative=negative, best_of=best_of,
+            scale=scale, background=background,
+        )[0]  # fmt: skip
+
+    def sample_many(
+        self,
+        prompts: str | Sequence[str],
+        seeds: Sequence[int],
+        *,
+        guidance: float | None = None,
+        truncation: float = 1.0,
+        negative: str | None = None,
+        best_of: int = 1,
+        scale: int = 1,
+        background: str | None = None,
+    ) -> list[Image]:
+        """A picture for each seed, of the prompt or of the prompt at its place; otherwise as `sample`.
+
+        Raises:
+            UsageError: a value out of range, or as many prompts as seeds were expected.
+            PromptError: an empty prompt.
+        """
+        from t2i_cli.images import to_pil
+
+        texts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
+        if len(texts) != len(seeds):
+            raise UsageError(f"{len(texts)} prompts and {len(seeds)} seeds", "give as many of one as of the other")
+        options = Options(
+            guidance=guidance, truncation=truncation, negative=negative, best_of=best_of, scale=scale,
+            background=background,
+        )  # fmt: skip
+        wishes = [options.wish(argument_of(text), seed) for text, seed in zip(texts, seeds, strict=True)]
+        return [to_pil(picture.pixels) for picture in self.pictures(wishes)]
+
+    def pictures(self, wishes: Sequence[Wish]) -> list[Picture]:
+        """The pictures of wishes, drawn in batches; each depends on its own wish alone."""
+        rows: list[tuple[Wish, int]] = []  # a wish and one of its seeds
+        for wish in wishes:
+            rows += [(wish, wish.seed + offset) for offset in range(wish.best_of)]
+        images: list[np.ndarray] = []
+        texts = {wish: self.runtime.encode(wish.prompt) for wish in wishes}
+        for start in range(0, len(rows), self.runtime.batch):
+            images.extend(self._images(rows[start : start + self.runtime.batch], texts))
+        pictures: list[Picture] = []
+        position = 0
+        for wish in wishes:
+            candidates = np.stack(images[position : position + wish.best_of])
+            position += wish.best_of
+            best = 0
+            if wish.best_of > 1:
+                scores = self.runtime.image_features(candidates) @ texts[wish].text_features
+                best = int(np.argmax(scores))
+            pictures.append(self._finish(wish, candidates[best], texts[wish], best))
+        return pictures
+
+    def _images(self, rows: Sequence[tuple[Wish, int]], texts: dict[Wish, Text]) -> np.ndarray:
+        config = self.runtime.config
+        noise = np.stack(
+            [noise_for(seed, config.image_channels, config.resolution) * np.float32(w.truncation) for w, seed in rows]
+        )
+        styles = np.stack([self._style(wish, texts[wish]) for wish, _ in rows])
+        return self.runtime.draw(noise, [texts[wish] for wish, _ in rows], styles)
+
+    def _style(self, wish: Wish, text: Text) -> np.ndarray:
+        if wish.guidance == 1.0:
+            return text.style
+        null = self.runtime.encode(wish.negative or "").style
+        return null + np.float32(wish.guidance) * (text.style - null)
+
+    def _finish(self, wish: Wish, image: np.ndarray, text: Text, best: int) -> Picture:
+        recipe = Recipe(
+            prompt=wish.prompt,
+            seed=wish.seed,
+            negative=wish.negative,
+            guidance=wish.guidance,
+            truncation=wish.truncation,
+            best_of=wish.best_of,
+            picked=wish.seed + best if wish.best_of > 1 else None,
+            scale=wish.scale,
+            background=wish.background,
+            format=wish.format,
+            model=self.title,
+            model_hash=self.runtime.hash,
+            runtime=self.runtime.name,
+            version=t2i_cli.__version__,
+        )
+        return Picture(finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut)
+
+
+def load(model: str | Path | None = None, device: str = "auto", *, announce: Callable[[str], None] | None = None) -> Model:
+    """A model, ready to sample.
+
+    Args:
+        model: a weights file, a run folder or the name of a shipped model; None takes ``T2I_MODEL`` or the shipped default.
+        device: auto, cpu, cuda, cuda:N or mps.
+        announce: called with a line of text when something takes long (once for each kind of model).
+
+    Raises:
+        WeightsError: no such model, or a broken one.
+        UsageError: no such device.
+    """
+    from t2i_cli.checkpoint.weights import resolve_model
+
+    path = resolve_model(model)
+    return Model(open_runtime(path, device, announce=announce), path)
+
+
+def argument_of(prompt: str) -> Request:
+    """The request of a prompt in code or on the command line."""
+    return prompts.argument(prompt)
+
+
+def finished(image: np.ndarray, scale: int = 1, background: str = "") -> np.ndarray:
+    """An image, float32 (c, h, w) -> pixels, uint8 (h scale, w scale, 3 or 4), over a background where one is named."""
+    pixels = to_pixels(image[None])[0]
+    under = colour(background)
+    if under is not None and pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].astype(np.uint32)
+        mixed = pixels[..., :3].astype(np.uint32) * alpha + np.array(under, np.uint32) * (255 - alpha)
+        pixels = ((mixed + 127) // 255).astype(np.uint8)
+    return pixels.repeat(scale, 0).repeat(scale, 1) if scale > 1 else pixels
+
+
+def colour(name: str) -> tuple[int, int, int] | None:
+    """A colour's name or ``#rgb`` or ``#rrggbb`` -> red, green, blue in 0..255; None for ``none`` and nothing.
+
+    >>> colour("#f80"), colour("teal"), colour("none")
+    ((255, 136, 0), (0, 128, 128), None)
+
+    Raises:
+        UsageError: no colour.
+    """
+    text = name.strip().lower()
+    if text in ("", "none", "transparent"):
+        return None
+    digits = _COLOURS.get(text) or text.removeprefix("#")
+    if re.fullmatch("[0-9a-f]{3}", digits):
+        digits = "".join(2 * digit for digit in digits)
+    if not re.fullmatch("[0-9a-f]{6}", digits):
+        raise UsageError(f"--background {name}: no such colour", "use none, #rrggbb or a name: " + ", ".join(_COLOURS))
+    return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
+
+
+# --- the stream
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `t2i sample` was asked for, beside the prompts."""
+
+    out: str | None = None  # a path, a template, a folder, or - for stdout
+    n: int = 1  # pictures a prompt
+    seed: int = 0  # of each prompt's first picture
+    guidance: float | None = None  # None: 1, or NEGATIVE_GUIDANCE with a negative prompt
+    truncation: float = 1.0
+    negative: str | None = None
+    best_of: int = 1
+    scale: int = 1
+    background: str | None = None
+    format: str | None = None  # None: as the path ends, else png
+    overwrite: bool = False
+    skip_existing: bool = False
+    metadata: bool = True
+    shard: tuple[int, int] | None = None  # (k, n): every n-th prompt, the k-th first; k from 1
+    animation: bool = False  # the path may end in .gif
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value is out of range."""
+        bounds: dict[str, tuple[float, float]] = {
+            "n": (1, prompts.MAX_N), "seed": (0, MAX_SEED), "truncation": (0, 10), "best_of": (1, 1000), "scale": (1, 64),
+        }  # fmt: skip
+        if self.guidance is not None:
+            bounds["guidance"] = (0, 100)
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                flag = "-n" if name == "n" else "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} {getattr(self, name)}: out of range", f"use {low:g} to {high:g}")
+        if self.overwrite and self.skip_existing:
+            raise UsageError("-f and --skip-existing exclude each other", "give one of them")
+        if self.format is not None and self.format not in FORMATS:
+            raise UsageError(f"--format {self.format}: no such format", "use png, webp or jpg")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise UsageError(f"--shard {self.shard[0]}/{self.shard[1]}: no such share", "write 1/16 to 16/16")
+        colour(self.background or "")
+        if self.out not in (None, "-"):
+            Template(self._text)
+        self.format_of(self.out)
+
+    def wish(self, request: Request, seed: int) -> Wish:
+        """One picture of a request."""
+        negative = self.negative if request.negative is None else request.negative
+        guidance = self.guidance if self.guidance is not None else NEGATIVE_GUIDANCE if negative else 1.0
+        best_of = self.best_of
+        if seed + best_of - 1 > MAX_SEED:
+            raise PromptError(f"seed {seed} is too near the last one, {MAX_SEED}", "take a smaller seed")
+        if seed < 0:
+            raise UsageError(f"seed {seed}: out of range", f"use 0 to {MAX_SEED}")
+        return Wish(
+            request.prompt, seed, negative or None, float(guidance), float(self.truncation), best_of, self.scale,
+            (self.background or "").strip().lower().removeprefix("none"), self.format_of(request.out or self.out),
+        )  # fmt: skip
+
+    def format_of(self, path: str | None) -> Format:
+        """The format of a file: --format, else as its name ends, else png.
+
+        Raises:
+            UsageError: a name that ends in another format.
+        """
+        if self.animation:
+            return "png"
+        ending = "" if path in (None, "-") else os.path.splitext(cast("str", path))[1][1:].lower()  # noqa: PTH122
+        if self.format is not None:
+            chosen = FORMATS[self.format]
+            if ending in FORMATS and FORMATS[ending] != chosen:
+                raise UsageError(f"{path}: ends in .{ending}, but --format is {self.format}", "make them agree")
+            return chosen
+        if ending in FORMATS:
+            return FORMATS[ending]
+        if ending and re.fullmatch("[a-z]{2,5}", ending):
+            raise UsageError(f"{path}: .{ending} is not a format that is written", "use .png, .webp or .jpg")
+        return "png"
+
+    @property
+    def _text(self) -> str:
+        """The template, a folder completed to names inside it."""
+        ending = "." + FORMATS[self.format or "png"]
+        if self.out is None:
+            return DEFAULT_NAME + ending
+        if self.out.endswith(("/", os.sep)) or os.path.isdir(self.out):  # noqa: PTH112
+            return _escaped(os.path.join(self.out, "")) + DEFAULT_NAME + ending  # noqa: PTH118
+        return self.out
+
+    @property
+    def template(self) -> Template:
+        """Where pictures go."""
+        return Template(self._text)
+
+    @property
+    def folder(self) -> str:
+        """The folder that a prompt's own ``out`` is inside of."""
+        text = self._text
+        head = os.path.dirname(text)  # noqa: PTH120
+        return "" if "{" in head.replace("{{", "") else head.replace("{{", "{").replace("}}", "}")
+
+    def one_path(self) -> bool:
+        """Whether there is room for a single picture only."""
+        return self.out == "-" or not self.template.varies
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A picture that is written, whole, under its name."""
+
+    path: str
+    picture: Picture
+    ms: float  # milliseconds from the start of its batch's work to its file, over the batch
+    id: str | None = None
+    data: bytes = b""  # the file, where it goes to stdout
+
+    def row(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        recipe, pixels = self.picture.recipe, self.picture.pixels
+        row: dict[str, Any] = {
+            "path": self.path,
+            "prompt": recipe.prompt,
+            "seed": recipe.seed,
+            "model": recipe.model,
+            "width": pixels.shape[1],
+            "height": pixels.shape[0],
+            "ms": round(self.ms, 2),
+            "unknown_tokens": self.picture.unknown_tokens,
+        }
+        if recipe.picked is not None:
+            row["picked"] = recipe.picked
+        if recipe.negative:
+            row["negative"] = recipe.negative
+        if self.id is not None:
+            row["id"] = self.id
+        if self.picture.cut:
+            row["truncated"] = True
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture that was there already (--skip-existing)."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A picture, or a whole line of prompts, that came to nothing."""
+
+    error: T2IError
+    line: int = 0
+    prompt: str = ""
+
+
+@dataclass(slots=True)
+class _Job:
+    path: str
+    wish: Wish
+    request: Request
+
+
+@dataclass
+class _Source:
+    """Requests one by one, and whether another one is there without waiting."""
+
+    items: Iterator[Request | BadLine | None]
+    ready: Callable[[], bool] = field(default=lambda: True)
+
+
+def draw(
+    model: Model | Callable[[], Model], source: Iterable[Request] | LineReader, options: Options
+) -> Iterator[Made | Skipped | Failed]:
+    """Draw and write every picture that is asked for, and say so of each as soon as its file is in place.
+
+    The first picture is drawn alone, so that it is there at once; from then on whatever requests are waiting are drawn
+    together. A prompt that cannot be drawn costs that prompt alone.
+
+    Args:
+        model: a model, or a function that loads one: it is called when there is something to draw.
+        source: requests, or the lines of a file or a pipe.
+        options: everything else.
+
+    Raises:
+        UsageError: several pictures for one plain path; nothing was written.
+        OutputError: the disk is full or cannot be written to.
+    """
+    reader = source if isinstance(source, LineReader) else None
+    items = prompts.requests(iter(reader)) if reader is not None else iter(source)
+    feed = _Source(items, reader.ready if reader is not None else (lambda: True))
+    if options.one_path():
+        feed = _Source(iter(_at_most_one(feed.items, options)))
+    jobs = _jobs(feed, options)
+    loaded: Model | None = None
+    size, waiting = 1, list[_Job]()
+    done = False
+    while not done:
+        item = next(jobs, None)
+        done = item is None
+        if isinstance(item, _Job):
+            waiting.append(item)
+        elif item is not None and not isinstance(item, _Pause):
+            yield item
+        if waiting and (done or len(waiting) >= size or isinstance(item, _Pause)):
+            if loaded is None:
+                loaded = model() if callable(model) else model
+            yield from _written(loaded, waiting, options)
+            waiting = []
+            size = min(2 * size, max(1, loaded.runtime.batch // max(1, options.best_of)))
+
+
+class _Pause:
+    """No request is there at once: draw what there is."""
+
+
+def _jobs(feed: _Source, options: Options) -> Iterator[_Job | Skipped | Failed | _Pause]:
+    template = options.template if options.out != "-" else Template(DEFAULT_NAME)
+    number = 0  # of the next picture, over all shards
+    position = 0  # of the prompt
+    for item in feed.items:
+        if isinstance(item, BadLine):
+            yield Failed(item.error, item.line)
+        elif item is not None:
+            if options.shard is None or position % options.shard[1] == options.shard[0] - 1:
+                yield from _jobs_of(item, number, template, options)
+            position += 1
+            number += item.n or options.n
+        if not feed.ready():
+            yield _Pause()
+
+
+def _jobs_of(request: Request, number: int, template: Template, options: Options) -> Iterator[_Job | Skipped | Failed]:
+    first = options.seed if request.seed is None else request.seed
+    for k in range(request.n or options.n):
+        try:
+            seed = first + k * options.best_of
+            if seed > MAX_SEED:
+                raise PromptError(f"seed {seed} is past the last one, {MAX_SEED}", "take a smaller seed")
+            wish = options.wish(request, seed)
+            path = _path(request, Fields(number + k, k, seed, request.prompt, request.id), template, options)
+        except T2IError as error:
+            yield Failed(error, request.line, request.prompt)
+            return
+        if options.out != "-" and not options.overwrite and os.path.lexists(path):
+            yield _existing(path, request, options)
+        else:
+            yield _Job(path, wish, request)
+
+
+def _path(request: Request, fields: Fields, template: Template, options: Options) -> str:
+    if request.out is None or options.out == "-":
+        return template.expand(fields)
+    try:
+        name = Template(request.out).expand(fields)
+    except UsageError as error:
+        raise PromptError(str(error).replace("-o ", "out ", 1), error.hint) from None
+    if request.n is not None and request.n > 1 and not Template(request.out).varies:
+        raise PromptError(f"out {request.out}: {request.n} pictures for one name", "write {k} or {seed} into it")
+    return inside(options.folder, name)
+
+
+def _existing(path: str, request: Request, options: Options) -> Skipped | Failed:
+    if options.skip_existing:
+        return Skipped(path)
+    error = OutputError(f"{path}: exists", "use -f to overwrite, --skip-existing to go on, or another -o")
+    return Failed(error, request.line, request.prompt)
+
+
+def _at_most_one(items: Iterator[Request | BadLine | None], options: Options) -> list[Request | BadLine | None]:
+    """Every item, where they ask for one picture together.
+
+    Raises:
+        UsageError: they ask for several.
+    """
+    kept: list[Request | BadLine | None] = []
+    total = 0
+    for item in items:
+        kept.append(item)
+        if isinstance(item, Request) and item.out is None:
+            total += item.n or options.n
+        if total > 1:
+            if options.out == "-":
+                raise UsageError("-o - writes one picture, and several were asked for", "write -o 'out/{i:05}.png'")
+            head, ending = os.path.splitext(cast("str", options.out))  # noqa: PTH122
+            raise UsageError(f"-o {options.out} is one file, and several pictures were asked for",
+                             f"write -o '{head}-{{i:05}}{ending or '.png'}' or -o '{head}-{{slug}}-{{seed}}{ending or '.png'}'")  # fmt: skip
+    return kept
+
+
+def _written(model: Model, jobs: Sequence[_Job], options: Options) -> Iterator[Made | Skipped | Failed]:
+    start = time.perf_counter()
+    pictures = model.pictures([job.wish for job in jobs])
+    spent = (time.perf_counter() - start) / len(jobs)
+    for job, picture in zip(jobs, pictures, strict=True):
+        start = time.perf_counter()
+        data = encoded(picture, keep=options.metadata)
+        if options.out == "-":
+            yield Made("-", picture, 1000 * spent, job.request.id, data)
+            continue
+        try:
+            if not write_new(job.path, data, overwrite=options.overwrite):
+                yield _existing(job.path, job.request, options)
+                continue
+        except OutputError as error:
+            if getattr(error.__cause__, "errno", None) in _FATAL:
+                raise
+            yield Failed(error, job.request.line, job.request.prompt)
+            continue
+        yield Made(job.path, picture, 1000 * (spent + time.perf_counter() - start), job.request.id)
+
+
+_FATAL = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no other picture will fare better
+
+
+def encoded(picture: Picture, *, keep: bool = True) -> bytes:
+    """The bytes of a picture's file, its recipe inside unless ``keep`` is false."""
+    recipe = picture.recipe
+    height, width = picture.pixels.shape[:2]
+    text = metadata.to_text(recipe, width, height) if keep else {}
+    xmp = metadata.xmp(recipe if keep else None)
+    if recipe.format == "png":
+        return png.encode(picture.pixels, text, xmp)
+    from t2i_cli import images
+
+    return images.encode(picture.pixels, cast("Format", recipe.format), text=text, xmp=xmp)
+
+
+def outcome(made: int, failures: Sequence[Failed]) -> None:
+    """Raise what a command ends with.
+
+    Raises:
+        T2IError: the failure itself where nothing was made.
+        PartialError: some failed, the rest is written.
+    """
+    if not failures:
+        return
+    if made:
+        count = len(failures)
+        raise PartialError(f"{count} {'prompt' if count == 1 else 'prompts'} failed; {made} pictures are written")
+    error = failures[0].error
+    if len(failures) > 1:
+        raise type(error)(f"all {len(failures)} failed, the first: {error}", error.hint)
+    raise error
+
+
+def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]:
+    """What makes a picture again: its request and options, from the recipe inside it.
+
+    Args:
+        path: a picture that `t2i sample` made.
+        options: where to write; what decides the picture is replaced.
+
+    Raises:
+        InputError: it cannot be read, or holds no recipe that can be followed.
+    """
+    from t2i_cli import images
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            data = file.read(images.MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    recipe = metadata.from_text(images.read_text(data, name=path).text, path)
+    if recipe.kind != "picture":
+        raise InputError(f"{path}: a {recipe.kind} cannot be made again from its metadata", "give a single picture")
+    again = replace(
+        options,
+        n=1,
+        seed=recipe.seed,
+        guidance=recipe.guidance,
+        truncation=recipe.truncation,
+        negative=recipe.negative,
+        best_of=recipe.best_of,
+        scale=recipe.scale,
+        background=recipe.background,
+        format=recipe.format,
+    )
+    return Request(recipe.prompt, seed=recipe.seed), again, recipe
+
+
+def same_model(model: Model, recipe: Recipe, name: str) -> None:
+    """Check that a model is the one a recipe names.
+
+    Raises:
+        WeightsError: it is another one.
+    """
+    if recipe.model_hash and recipe.model_hash != model.runtime.hash:
+        raise WeightsError(
+            f"{name}: was made by {recipe.model or 'a model'} ({recipe.model_hash[:10]}), and this is "
+            f"{model.title} ({model.runtime.hash[:10]})",
+            "give that model with -m",
+        )
+
+
+# --- sheets, animations, relatives
+
+
+def contact_sheet(pictures: Sequence[Picture], columns: int = 0) -> np.ndarray:
+    """Pictures with their prompts under them on one sheet -> pixels, uint8 (h, w, 3)."""
+    from t2i_cli import images
+
+    pixels = np.stack([picture.pixels for picture in pictures])
+    several = len({picture.recipe.prompt for picture in pictures}) > 1
+    captions = [
+        picture.recipe.prompt + (f" #{picture.recipe.picked or picture.recipe.seed}" if not several else "")
+        for picture in pictures
+    ]
+    return images.grid(pixels, captions, columns or min(8, math.ceil(math.sqrt(len(pictures)))))
+
+
+def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarray]:
+    """Pictures on the way from a wish to another prompt, same noise -> pixels of each frame, uint8 (h, w, 3 or 4).
+
+    The style goes along the great circle between the two. The text that the picture attends to changes over piece by
+    piece; first and last frame are the two prompts' own pictures.
+
+    Args:
+        model: draws them.
+        first: the first frame.
+        prompt: of the last frame.
+        frames: 2 or more.
+    """
+    config = model.runtime.config
+    a, b = model.runtime.encode(first.prompt), model.runtime.encode(prompt)
+    last = replace(first, prompt=prompt)
+    style_a, style_b = model._style(first, a), model._style(last, b)
+    noise = noise_for(first.seed, config.image_channels, config.resolution) * np.float32(first.truncation)
+    length = max(len(a.text_embeds), len(b.text_embeds))
+    embeds_a, embeds_b = (_stretched(text.text_embeds, length) for text in (a, b))
+    out: list[np.ndarray] = []
+    for frame in range(frames):
+        share = frame / (frames - 1)
+        share = share * share * (3 - 2 * share)  # ease in and out
+        if share in (0.0, 1.0):
+            text, style = (a, style_a) if share == 0.0 else (b, style_b)
+        else:
+            between = ((1 - share) * embeds_a + share * embeds_b).astype(np.float32)
+            text = replace(a, text_embeds=between)
+            style = _between(style_a, style_b, share)
+        image = model.runtime.draw(noise[None], [text], style[None])[0]
+        out.append(finished(image, first.scale, first.background))
+    return out
+
+
+def _stretched(values: np.ndarray, length: int) -> np.ndarray:
+    """Rows (t, d) -> (length, d), length >= t: the last row, the text's end, repeated."""
+    return np.concatenate([values, np.repeat(values[-1:], length - len(values), axis=0)])
+
+
+def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """Spherical interpolation (Shoemake 1985), lengths interpolated in a line."""
+    length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
+    cosine = float(np.clip(a @ b / max(length_a * length_b, 1e-12), -1, 1))
+    angle = math.acos(cosine)
+    if angle < 1e-4:
+        return ((1 - share) * a + share * b).astype(np.float32)
+    direction = (math.sin((1 - share) * angle) * a / length_a + math.sin(share * angle) * b / length_b) / math.sin(angle)
+    return (direction * ((1 - share) * length_a + share * length_b)).astype(np.float32)
+
+
+def vary(
+    model: Model,
+    pixels: np.ndarray,
+    wishes: Sequence[Wish],
+    *,
+    strength: float = 0.3,
+    steps: int = 150,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Picture]:
+    """Near relatives of a picture: invert G by gradient descent on its noise, then move the noise a little.
+
+    Args:
+        model: draws them.
+        pixels: the picture, uint8 (h, w, 3 or 4), of any size.
+        wishes: prompt, seed and settings of each relative; the first one's prompt guides the inversion.
+        strength: how far to go, 0 (as near as the inversion came) to 1 (another seed altogether).
+        steps: of gradient descent.
+        progress: called with steps done and to do.
+    """
+    import torch
+
+    from t2i_cli import images
+    from t2i_cli.pixels import to_images
+    from t2i_cli.runtime import TorchRuntime
+
+    runtime = model.runtime
+    torch_side = runtime if isinstance(runtime, TorchRuntime) else TorchRuntime(model.path, "cpu")
+    config = runtime.config
+    fitted = images.fit(pixels, config.resolution)
+    if config.image_channels == 3:
+        fitted = images.flatten(fitted)
+    target = to_images(torch.from_numpy(np.ascontiguousarray(fitted))[None]).to(torch_side.device)
+    text = runtime.encode(wishes[0].prompt)
+    embeds, style = torch.from_numpy(text.text_embeds)[None], torch.from_numpy(model._style(wishes[0], text))[None]
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+    embeds, style, mask = (value.to(torch_side.device) for value in (embeds, style, mask))
+    start = noise_for(wishes[0].seed, config.image_channels, config.resolution)
+    noise = torch.from_numpy(start)[None].to(torch_side.device).requires_grad_(True)
+    level = torch.ones(1, device=torch_side.device)
+    optimizer = torch.optim.Adam([noise], lr=0.05)
+    best, best_loss = start, math.inf
+    for step in range(steps):
+        optimizer.zero_grad()
+        image = torch_side.loaded.networks.generator(noise, level, embeds, mask, style)
+        error = (image - target).square().mean()
+        # keep the noise standard normal: its mean square is 1 where G was trained
+        loss = error + 0.01 * (noise.square().mean() - 1).square()
+        loss.backward()
+        if error.item() < best_loss:
+            best_loss, best = error.item(), noise.detach()[0].cpu().numpy().copy()
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, steps)
+    out: list[Picture] = []
+    angle = min(max(strength, 0.0), 1.0) * math.pi / 2
+    for wish in wishes:
+        other = noise_for(wish.seed, config.image_channels, config.resolution)
+        moved = (math.cos(angle) * best + math.sin(angle) * other).astype(np.float32) * np.float32(wish.truncation)
+        said = runtime.encode(wish.prompt)
+        image = runtime.draw(moved[None], [said], model._style(wish, said)[None])[0]
+        picture = model._finish(wish, image, said, 0)
+        out.append(replace(picture, recipe=replace(picture.recipe, kind="vary")))
+    return out
+
+
+def preview(pixels: np.ndarray) -> str:
+    """Pixels, uint8 (h, w, 3 or 4) -> text that draws them in a terminal of 24-bit colours, two rows of pixels a line."""
+    if pixels.shape[0] > 64:
+        step = -(-pixels.shape[0] // 64)
+        pixels = pixels[::step, ::step]
+    if pixels.shape[0] % 2:
+        pixels = np.concatenate([pixels, pixels[-1:]])
+    if pixels.shape[-1] == 3:
+        pixels = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], -1)
+    lines: list[str] = []
+    for top, bottom in zip(pixels[::2], pixels[1::2], strict=True):
+        cells: list[str] = []
+        for (r, g, b, a), (r2, g2, b2, a2) in zip(top.tolist(), bottom.tolist(), strict=True):
+            if a >= 128 and a2 >= 128:
+                cells.append(f"\x1b[38;2;{r};{g};{b};48;2;{r2};{g2};{b2}m▀")
+            elif a >= 128:
+                cells.append(f"\x1b[49;38;2;{r};{g};{b}m▀")
+            elif a2 >= 128:
+                cells.append(f"\x1b[49;38;2;{r2};{g2};{b2}m▄")
+            else:
+                cells.append("\x1b[49m ")
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)
+
+
+def random_seed() -> int:
+    """A seed that nobody chose, small enough to type."""
+    return int.from_bytes(os.urandom(4), "little")
+
+
+def default_out(request: Request, options: Options, ending: str) -> str:
+    """The path of a sheet or an animation: ``-o``, or a name made from the prompt."""
+    if options.out not in (None, "-"):
+        return options.template.expand(Fields(0, 0, options.seed, request.prompt, request.id))
+    return f"{slug(request.prompt)}-{options.seed}{ending}"
+
+
+def stdin_is_pipe() -> bool:
+    """Whether prompts may be waiting on the standard input."""
+    try:
+        return not sys.stdin.isatty()
+    except (AttributeError, ValueError):
+        return False
