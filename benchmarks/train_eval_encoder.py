@@ -1,4 +1,4 @@
-"""Make weights/eval-encoder.safetensors: `python -m benchmarks.train_eval_encoder DATA [-o FILE]`.
+"""Make weights/evaluation/encoder.safetensors: `python -m benchmarks.train_eval_encoder DATA [-o FILE]`.
 
 Trains `EvalEncoder` on the train split alone: pictures against captions (InfoNCE, captions that are
 the same text are no negatives), and pictures against their style and category where the data names
@@ -32,7 +32,7 @@ SIDES = ("left", "right")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, default=Path("weights/eval-encoder.safetensors"))
+    parser.add_argument("-o", "--out", type=Path, default=Path("weights/evaluation/encoder.safetensors"))
     parser.add_argument("--minutes", type=float, default=25)
     asked = parser.parse_args()
     encoder, figures = fit(data.load(asked.data, RESOLUTION), asked.minutes * 60)
