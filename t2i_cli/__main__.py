@@ -15,7 +15,12 @@ def main() -> None:
         if sys.argv[1:2] == ["sample"]:
             from t2i_cli.quick import quick
 
-            code = quick(sys.argv[2:])  # without typer, where the line is plain
+            try:
+                code = quick(sys.argv[2:])  # without typer, where the line is plain
+            except BaseException as error:
+                from t2i_cli.cli import ended
+
+                code = ended(error)
         if code is None:
             from t2i_cli.cli import run
 

@@ -29,7 +29,7 @@ from t2i_cli.signals import StopRequest
 if TYPE_CHECKING:
     from t2i_cli.data import CaptionsFrom
 
-__all__ = ["app", "run", "told"]
+__all__ = ["app", "ended", "run"]
 
 app = typer.Typer(
     name="t2i",
@@ -802,11 +802,17 @@ def run(arguments: Sequence[str]) -> int:
         code = _invoke(arguments)
         sys.stdout.flush()
     except BaseException as error:
-        code = told(error)
-        try:
-            sys.stdout.flush()
-        except OSError:
-            console.silence_stdout()
+        code = ended(error)
+    return code
+
+
+def ended(error: BaseException) -> int:
+    """The exit code of an error, after it was told and stdout was flushed."""
+    code = _told(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        console.silence_stdout()
     return code
 
 
@@ -815,7 +821,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def told(error: BaseException) -> int:
+def _told(error: BaseException) -> int:
     """The exit code of an error, after it was told on stderr in one line (or with its traceback, T2I_DEBUG=1)."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1

@@ -76,19 +76,17 @@ def quick(arguments: Sequence[str]) -> int | None:
         arguments: what comes after ``t2i sample``.
 
     Returns:
-        The exit code, or None where nothing was done and typer has to read the line.
+        The exit code 0, or None where nothing was done and typer has to read the line.
+
+    Raises:
+        T2IError: what the command ends with; any other error may leave too.
     """
     settings = settings_of(arguments)
     if settings is None:
         return None
     console.open_streams()
-    try:
-        perform(settings)
-        sys.stdout.flush()
-    except BaseException as error:
-        from t2i_cli.cli import told
-
-        return told(error)
+    perform(settings)
+    sys.stdout.flush()
     return 0
 
 
