@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -13,7 +14,7 @@ import numpy as np
 
 from t2i_cli.data.cache import Entry, cache_folder, open_entry, write_entry
 from t2i_cli.data.layouts import CaptionsFrom, Source, find
-from t2i_cli.data.reading import read_pictures
+from t2i_cli.data.reading import processors, read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
 from t2i_cli.data.scan import Gathered, read_records
 from t2i_cli.errors import DataError
@@ -159,14 +160,21 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
 def _digest(source: Source, caption_key: str | None) -> str:
     """SHA-256 over the layout, the caption key, and the names and contents of all its files."""
     whole = hashlib.sha256(f"{source.layout} {caption_key!r}\n".encode())
-    for name in (*source.images, *source.texts):
-        try:
-            with (source.root / name).open("rb", buffering=0) as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            content = "unreadable"
-        whole.update(f"{content} {name}\n".encode("utf-8", "surrogateescape"))
+    names = (*source.images, *source.texts)
+    with ThreadPoolExecutor(processors(), "t2i-hash") as pool:
+        for name, content in zip(
+            names, pool.map(_hash, (source.root / name for name in names)), strict=True
+        ):
+            whole.update(f"{content} {name}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 def _fill(

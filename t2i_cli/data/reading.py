@@ -18,7 +18,7 @@ from t2i_cli.data.shards import is_compressed, open_shard
 from t2i_cli.errors import DataError
 from t2i_cli.images import MAX_FILE_BYTES, Picture, quiet, read_picture
 
-__all__ = ["Read", "read_pictures"]
+__all__ = ["Read", "processors", "read_pictures"]
 
 _CHUNK = 64  # records a task: enough work to hide the hand-over, little enough memory
 _CHUNK_BYTES = 1 << 26  # and at most so many bytes read ahead for one
@@ -52,7 +52,7 @@ def read_pictures(
         resolution: px, the side of the squares.
         progress: called with (done, total) now and then.
     """
-    workers = _processors()
+    workers = processors()
     done = 0
     waiting: deque[Future[list[Read]]] = deque()
     with quiet(), ThreadPoolExecutor(workers, "t2i-decode") as pool:
@@ -76,8 +76,8 @@ def read_pictures(
                 future.cancel()
 
 
-def _processors() -> int:
-    """How many threads decode: the processors that this process may use, at most 16."""
+def processors() -> int:
+    """How many threads read and decode: the processors that this process may use, at most 16."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, min(16, len(os.sched_getaffinity(0))))
     return max(1, min(16, os.cpu_count() or 1))

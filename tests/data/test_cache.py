@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,6 +80,57 @@ def test_a_full_disk(tmp_path: Path):
     with pytest.raises(OutputError, match="No space left"):
         cache.write_entry(tmp_path, "k", fails)
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+def test_a_file_that_may_not_grow(tmp_path: Path):
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from t2i_cli.data import cache; from t2i_cli.errors import OutputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "def fill(file):\n file.write(bytes(1_000_000)); return (1, 1000, 1000, 1), {}\n"
+        "try: cache.write_entry(Path(sys.argv[1]), 'k', fill)\n"
+        "except OutputError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "cannot be written: File too large" in done.stdout
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def _kill_builders(folder: Path, kills: int, rng: np.random.Generator) -> None:
+    """Kill a process that builds entries at random moments; what is there must always open whole."""
+    script = (
+        "import sys; from pathlib import Path; from t2i_cli.data import cache\n"
+        "def fill(file):\n [file.write(bytes([7]) * 4096) for _ in range(64)]; return (64, 32, 32, 4), {'a': 'b'}\n"
+        "print('ready', flush=True)\n"
+        "for n in range(10**6): cache.write_entry(Path(sys.argv[1]), f'k{n % 7}-{sys.argv[2]}', fill)"
+    )
+    for kill in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, folder, str(kill)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        for path in (folder / "data").glob("k*"):
+            entry = cache.open_entry(folder, path.name)
+            assert entry is not None, (kill, path.name)
+            assert (entry.pixels == 7).all()
+            shutil.rmtree(path)
+
+
+def test_killed_builders_leave_whole_entries_or_none(tmp_path: Path):
+    _kill_builders(tmp_path, 5, np.random.default_rng(0))
+
+
+@pytest.mark.slow
+def test_killed_builders_many_times(tmp_path: Path):
+    _kill_builders(tmp_path, 500, np.random.default_rng(1))
 
 
 def _build_many(folder: str, start: float, failures) -> None:

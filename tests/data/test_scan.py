@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t2i_cli import data
@@ -25,6 +25,9 @@ def picture(seed: int = 0, side: int = 64, format: str = "png") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 4), np.uint8)
     pixels[..., 3] = np.where(pixels[..., 3] > 128, 255, 0)
     return encode(pixels.repeat(side // 8, 0).repeat(side // 8, 1), format)
+
+
+ONE = picture()
 
 
 def put_all(folder: Path, files: dict[str, bytes | str]) -> Path:
@@ -480,6 +483,35 @@ class TestNothing:
         (tmp_path / "shut").mkdir(mode=0)
         with pytest.raises(DataError, match="Permission denied"):
             data.scan(tmp_path)
+
+
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(
+        [
+            "metadata.jsonl",
+            "metadata.csv",
+            "a.txt",
+            "a.caption",
+            "s.tar",
+            "s.tar.gz",
+            "metadata.parquet",
+        ]
+    ),
+    st.binary(max_size=300)
+    | st.text(alphabet='{}[]",:;\n\tfile_nametext\\u\0é', max_size=200).map(
+        lambda text: text.encode()
+    ),
+)
+def test_any_bytes_end_in_a_report(tmp_path, name, content):
+    for old in tmp_path.iterdir():
+        old.unlink()
+    put_all(tmp_path, {name: content} if name.startswith("s.") else {name: content, "a.png": ONE})
+    report = data.scan(tmp_path)
+    json.dumps(report.to_dict(), ensure_ascii=False).encode()
+    assert report.usable == (report.pairs > 0 and not report.errors)
 
 
 def test_a_report_survives_json(tmp_path):
