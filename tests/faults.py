@@ -5,6 +5,7 @@ The script forks children that save and are killed, which a process with threads
     python tests/faults.py each FOLDER K          a kill before and after every K-th system call of a save
     python tests/faults.py random FOLDER N SEED   N kills at random moments of an endless run
     python tests/faults.py full FOLDER            a save at every 4 KiB of free space (FOLDER on its own small tmpfs)
+    python tests/faults.py tokenizers FOLDER N SEED   N damaged tokenizers, each read in a child that may crash
     python tests/faults.py limit FOLDER           the same by a limit on a file's size, where no tmpfs can be mounted
 
 It prints one JSON object: cases, failures (a list of sentences) and what else it counted.
@@ -30,8 +31,8 @@ import torch
 
 from t2i_cli import checkpoint, models
 from t2i_cli.config import ModelConfig, TextEncoderConfig
-from t2i_cli.errors import OutputError, T2IError
-from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.errors import OutputError, T2IError, TokenizerError
+from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 
 
 def _tokenizer() -> bytes:
@@ -366,6 +367,38 @@ def limit_files(folder: Path) -> dict[str, object]:
     return {"cases": cases, "failures": failures, "refused": refused}
 
 
+def damage_tokenizers(folder: Path, count: int, seed: int) -> dict[str, object]:
+    """Tokenizers with bytes changed or cut, half of them ours with its table of cases: refused or read, no crash."""
+    chance = random.Random(seed)
+    whole = [TOKENIZER, train_tokenizer(["a red cat", "a blue dog", "a green house"]).to_bytes()]
+    failures: list[str] = []
+    loaded = 0
+    for case in range(count):
+        data = bytearray(whole[case % 2])
+        for _ in range(chance.choice([1, 1, 2, 5, 30])):
+            near = chance.choice([len(data), min(3000, len(data)), min(400, len(data))])
+            place = chance.randrange(near) if chance.random() < 0.7 else -1 - chance.randrange(near)
+            data[place] = chance.randrange(256)
+        if chance.random() < 0.1:
+            del data[chance.randrange(len(data)) :]
+
+        def work(data: bytes = bytes(data)) -> None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            try:
+                tokenizer = Tokenizer(data)
+            except TokenizerError:
+                os._exit(3)
+            for text in ("a réd cat \U0001f600 ǆ Ⅷ ﬁ" * 20, "", "\0", "Cat ½"):
+                tokenizer.encode(text), tokenizer.pieces(text), tokenizer.unknown(text)
+
+        _, status = os.waitpid(fork_and(work), 0)
+        if not os.WIFEXITED(status) or os.WEXITSTATUS(status) not in (0, 3):
+            (folder / f"crash-{case}.model").write_bytes(data)
+            failures.append(f"case {case}: status {status}")
+        loaded += status == 0
+    return {"cases": count, "failures": failures, "loaded": loaded}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, place, *numbers = sys.argv[1:]
@@ -377,6 +410,8 @@ if __name__ == "__main__":
             told = kill_at_random(Path(place), int(numbers[0]), int(numbers[1]))
         elif kind == "full":
             told = fill_disk(Path(place))
+        elif kind == "tokenizers":
+            told = damage_tokenizers(Path(place), int(numbers[0]), int(numbers[1]))
         else:
             told = limit_files(Path(place))
     print(json.dumps(told))

@@ -1,9 +1,13 @@
 """The full counts of the promises about weights and run folders. One seed: T2I_SEED, else drawn and printed."""
 
+import hashlib
+import json
 import os
 import random
+import resource
 import secrets
 import shutil
+import struct
 import subprocess
 import tempfile
 import threading
@@ -16,6 +20,7 @@ import pytest
 from test_checkpoint_files import run_faults
 
 from t2i_cli.checkpoint import RunLock, load_model, load_state, read_info, save_state
+from t2i_cli.checkpoint.safetensors_file import HEADER_HASH
 from t2i_cli.errors import T2IError, WeightsError
 
 pytestmark = pytest.mark.slow
@@ -215,6 +220,110 @@ def test_4_writes_that_fail_at_every_size(tmp_path: Path):
     begun = time.monotonic()
     told = run_faults("limit", tmp_path)
     count("4: writes that fail at every size (EFBIG)", told["cases"], told["failures"], begun)
+
+
+def test_12_forged_headers(memory: Path):
+    """Headers changed by somebody who computes the digests anew: refused or sound, soon, in little memory."""
+    begun, failures, chance = time.monotonic(), [], random.Random(SEED + 4)
+    path = memory / "tiny.safetensors"
+    faults.save_tiny(path)
+    info = read_info(path)
+    body = path.read_bytes()[info.header.data_start :]
+    told = json.loads(path.read_bytes()[8 : info.header.data_start])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cases, accepted = 20_000, 0
+    for case in range(cases):
+        table = json.loads(json.dumps(told))
+        for _ in range(chance.choice([1, 1, 1, 2, 4])):
+            mutate(table, chance)
+        path.write_bytes(signed(table) + body)
+        started = time.monotonic()
+        try:
+            load_model(path)
+            accepted += 1  # words were changed, or a name that changes nothing
+        except WeightsError as error:
+            if str(path) not in str(error) or not str(error).isprintable():
+                failures.append(f"case {case}: {error!r}")
+        except BaseException as error:
+            failures.append(f"case {case}: {error!r}")
+        if time.monotonic() - started > 2:
+            failures.append(f"case {case}: {time.monotonic() - started:.1f} s")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if grown > 200_000:
+        failures.append(f"memory grew by {grown} KiB")
+    print(
+        f"\nof {cases:,} forged headers {accepted:,} still described the same networks; memory grew {grown} KiB"
+    )
+    count("12: forged headers with digests that hold", cases, failures, begun)
+
+
+ODD = [
+    None, True, -1, 0, 1, 2**31, 2**48, 2**63, 2**64, 10**30, 1.5, float("nan"), "", "F32", "U8", "BF16", "[]",
+    "\x1b[31m", "\ud800",
+    [], [0], [1] * 20, [2**40, 2**40], {}, {"a": 1}, "x" * 2000,
+]  # fmt: skip
+
+
+def mutate(table: dict, chance: random.Random) -> None:
+    """Change one thing somewhere in a header, or in the config that is text inside it."""
+    metadata = table.get("__metadata__")
+    if (
+        chance.random() < 0.5
+        and isinstance(metadata, dict)
+        and isinstance(metadata.get("t2i.config"), str)
+    ):
+        try:
+            config = json.loads(metadata["t2i.config"])
+        except ValueError:
+            config = None
+        if isinstance(config, dict):
+            change(config, chance)
+            metadata["t2i.config"] = json.dumps(config)
+            return
+    change(table, chance)
+
+
+def change(node: dict | list, chance: random.Random) -> None:
+    """Replace, remove or add an entry at a random depth."""
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        if not keys:
+            return
+        key = chance.choice(keys)
+        if isinstance(node[key], dict | list) and chance.random() < 0.7:
+            node = node[key]
+            continue
+        deed = chance.random()
+        if deed < 0.15:
+            del node[key]
+        elif deed < 0.3 and isinstance(node, dict):
+            node[chance.choice(["a", "generator.x", "\x9b", str(key) + "x"])] = chance.choice(
+                [node[key], *ODD]
+            )
+        elif type(node[key]) is int and deed < 0.7:
+            node[key] = node[key] + chance.choice([-1, 1, 8, -8, 1000, -1000])
+        else:
+            node[key] = chance.choice(ODD)
+        return
+
+
+def signed(table: dict) -> bytes:
+    """The start of a file with this header, its own digest made to hold."""
+    metadata = table.get("__metadata__")
+    if isinstance(metadata, dict):
+        metadata[HEADER_HASH] = "0" * 64
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    raw = struct.pack("<Q", len(text)) + text
+    pin = f'"{HEADER_HASH}":"%s"'
+    digest = hashlib.sha256(raw).hexdigest()
+    return raw.replace((pin % ("0" * 64)).encode(), (pin % digest).encode())
+
+
+def test_12_damaged_tokenizers(memory: Path):
+    begun = time.monotonic()
+    told = run_faults("tokenizers", memory, 5000, SEED)
+    count("12: damaged tokenizers", told["cases"], told["failures"], begun)
 
 
 def test_8_one_trainer_a_run_folder(memory: Path):
