@@ -171,6 +171,7 @@ def _transformers(name: str, device: str, *, local: bool) -> Encoder:
         raise UsageError(
             f"--features {name}: needs transformers", "pip install 't2i-cli[hf]'"
         ) from error
+    transformers.utils.logging.disable_progress_bar()
     try:
         where: dict[str, Any] = {"local_files_only": local}
         model: Any = transformers.AutoModel.from_pretrained(name, use_safetensors=True, **where)
@@ -202,12 +203,13 @@ def _transformers(name: str, device: str, *, local: bool) -> Encoder:
             found.append(_pooled(model.get_text_features(**tokens)).float().cpu())
         return torch.cat(found)
 
-    state = next(iter(model.state_dict().values())).detach().float().cpu().numpy().tobytes()
-    key = hashlib.sha256(f"{name}\n{model.config}\n{recipe}".encode() + state).hexdigest()
-    kind = type(model).__name__
-    return Encoder(
-        name, f"{kind} of {name}; {told}", key, pictures, _same if reads else None, texts
-    )
+    digest = hashlib.sha256(f"{model.config}\n{recipe}".encode())
+    for value in model.state_dict().values():
+        digest.update(value.detach().float().cpu().contiguous().numpy().data)
+    note = f"{type(model).__name__} of {name}; {told}"
+    if not reads:
+        return Encoder(name, note, digest.hexdigest(), pictures)
+    return Encoder(name, note, digest.hexdigest(), pictures, _same, texts)
 
 
 def _same(features: Tensor) -> Tensor:
