@@ -40,6 +40,7 @@ class Source:
     texts: tuple[str, ...]  # caption files, metadata files or shards, likewise
     left_out: tuple[str, ...] = ()  # files of another layout that was not taken
     tables: tuple[str, ...] = ()  # files that look like metadata under another name
+    links: tuple[str, ...] = ()  # links out of the folder, which are not followed
 
     @property
     def phrase(self) -> str:
@@ -91,8 +92,8 @@ def _find_in_file(path: Path) -> Source:
     if path.name.lower().endswith(_TARS):
         return Source(path, path.parent, "shards", (), (path.name,))
     if path.suffix.lower() in (".jsonl", ".csv", ".parquet"):
-        images, _ = _walk(path.parent)
-        return Source(path, path.parent, "metadata", images, (path.name,))
+        found = _walk(path.parent)
+        return Source(path, path.parent, "metadata", found.images, (path.name,), links=found.links)
     raise DataError(
         f"{path}: a single file, and neither a tar shard nor a metadata file",
         f"give its folder: {path.parent}",
@@ -100,7 +101,8 @@ def _find_in_file(path: Path) -> Source:
 
 
 def _find_in_folder(path: Path, captions_from: CaptionsFrom | None) -> Source:
-    images, others = _walk(path)
+    found = _walk(path)
+    images, others, links = found.images, found.others, found.links
     metadata = tuple(name for name in others if PurePosixPath(name).name.lower() in _METADATA)
     tars = tuple(name for name in others if name.lower().endswith(_TARS))
     captions = tuple(name for name in others if name.lower().endswith(CAPTION_SUFFIXES))
@@ -108,22 +110,30 @@ def _find_in_folder(path: Path, captions_from: CaptionsFrom | None) -> Source:
     stems = {name.rpartition(".")[0] for name in images}
     paired = tuple(name for name in captions if name.rpartition(".")[0] in stems)
     if captions_from == "folder":
-        return Source(path, path, "folder", images, ())
+        return Source(path, path, "folder", images, (), links=links)
     if captions_from == "metadata" or (captions_from is None and metadata and (images or not tars)):
-        return Source(path, path, "metadata", images, metadata, tars + paired, tables)
+        return Source(path, path, "metadata", images, metadata, tars + paired, tables, links)
     if captions_from == "sidecar" or (captions_from is None and paired):
-        return Source(path, path, "sidecar", images, captions, tars, tables)
+        return Source(path, path, "sidecar", images, captions, tars, tables, links)
     if captions_from == "shards" or tars:
-        return Source(path, path, "shards", (), tars, images)
+        return Source(path, path, "shards", (), tars, images, links=links)
     if images:
-        return Source(path, path, "sidecar", images, (), (), tables)
-    return Source(path, path, None, (), ())
+        return Source(path, path, "sidecar", images, (), (), tables, links)
+    return Source(path, path, None, (), (), links=links)
 
 
-def _walk(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Images and other regular files of interest under a folder, relative and sorted."""
+@dataclass(frozen=True)
+class _Found:
+    images: tuple[str, ...]
+    others: tuple[str, ...]  # caption files, shards, tables
+    links: tuple[str, ...]  # out of the folder, or to nowhere
+
+
+def _walk(root: Path) -> _Found:
+    """The regular files of interest under a folder, relative and sorted."""
     images: list[str] = []
     others: list[str] = []
+    links: list[str] = []
     folders = [""]
     while folders:
         inside = folders.pop()
@@ -133,12 +143,26 @@ def _walk(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
                 if is_hidden(name):
                     continue
                 relative = f"{inside}{name}"
+                lowered = name.lower()
+                is_image = os.path.splitext(lowered)[1] in SUFFIXES  # noqa: PTH122 (a Path each is slow)
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{relative}/")
-                elif not entry.is_file():  # a pipe would wait for ever
+                elif not (
+                    is_image
+                    or lowered.endswith((*CAPTION_SUFFIXES, *_TARS, *_TABLES))
+                    or entry.is_dir()
+                ):
                     continue
-                elif os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122 (faster)
-                    images.append(relative)
-                elif name.lower().endswith((*CAPTION_SUFFIXES, *_TARS, *_TABLES)):
-                    others.append(relative)
-    return tuple(sorted(images)), tuple(sorted(others))
+                elif entry.is_symlink() and not _leads_inside(root, relative):
+                    links.append(relative)
+                elif entry.is_file():  # and no pipe, which would wait for ever
+                    (images if is_image else others).append(relative)
+    return _Found(tuple(sorted(images)), tuple(sorted(others)), tuple(sorted(links)))
+
+
+def _leads_inside(root: Path, relative: str) -> bool:
+    """Whether a link ends at something under the folder: a stranger's folder must not name other files."""
+    try:
+        return (root / relative).resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # to nowhere, or in a circle
+        return False

@@ -68,6 +68,12 @@ FAULTS: dict[str, Fault] = {
         "caption files cannot be read",
         "save it as UTF-8 text, or as a JSON object",
     ),
+    "outside-link": Fault(
+        "error",
+        "link leads out of the folder and is not followed",
+        "links lead out of the folder and are not followed",
+        "copy the files in, or name the folder they lie in",
+    ),
     "cut-shard": Fault(
         "error",
         "shard is broken or cut off",

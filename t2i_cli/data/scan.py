@@ -81,6 +81,8 @@ def read_records(
     """The pictures that have a caption; what does not fit goes to ``problems``."""
     for name in source.left_out:
         problems.add("left-out", name)
+    for name in source.links:
+        problems.add("outside-link", name)
     if source.layout == "metadata":
         return read_metadata(source, problems, caption_key)
     if source.layout == "sidecar":

@@ -144,14 +144,37 @@ class TestSidecar:
         assert problem.mend == "if captions.csv holds the captions, name it metadata.csv"
         assert data.scan(tmp_path / "captions.csv").ok
 
-    @pytest.mark.skipif(os.name != "posix", reason="pipes and links")
-    def test_pipes_are_not_waited_for_and_links_to_files_are_read(self, tmp_path):
-        put_all(tmp_path / "set", {"a.png": picture(1), "a.txt": "a"})
-        os.mkfifo(tmp_path / "set" / "pipe.png")
-        os.mkfifo(tmp_path / "set" / "b.txt")
-        (tmp_path / "set" / "b.png").symlink_to(tmp_path / "set" / "a.png")
-        (tmp_path / "set" / "loop").symlink_to(tmp_path / "set")
-        assert kinds(data.scan(tmp_path / "set")) == {"no-caption": 1}
+    @pytest.mark.skipif(os.name != "posix", reason="pipes")
+    def test_pipes_are_not_waited_for(self, tmp_path):
+        put_all(tmp_path, {"a.png": picture(1), "a.txt": "a", "b.png": picture(2)})
+        os.mkfifo(tmp_path / "pipe.png")
+        os.mkfifo(tmp_path / "b.txt")
+        assert kinds(data.scan(tmp_path)) == {"no-caption": 1}
+
+    @pytest.mark.skipif(os.name != "posix", reason="links")
+    def test_links_are_followed_inside_the_folder_only(self, tmp_path):
+        put_all(
+            tmp_path / "set",
+            {"a.png": picture(1), "a.txt": "a", "real/b.png": picture(2), "c.png": picture(3)},
+        )
+        put_all(tmp_path, {"secret.txt": "my keys", "other/d.png": picture(4)})
+        links = {
+            "b.png": "real/b.png",
+            "b.txt": "a.txt",
+            "again": "real",
+            "c.txt": "../secret.txt",
+            "d": "../other",
+            "e.png": str(tmp_path / "other" / "d.png"),
+            "f.png": "nowhere.png",
+            "g.png": "g.png",
+            "h": "/dev",
+        }
+        for name, target in links.items():
+            (tmp_path / "set" / name).symlink_to(target)
+        report = data.scan(tmp_path / "set")
+        assert captions(report) == {"a.png": ("a",), "b.png": ("a",)}
+        (outside,) = (problem for problem in report.problems if problem.kind == "outside-link")
+        assert outside.items == ("c.txt", "d", "e.png", "f.png", "g.png", "h")
 
     def test_hostile_names_are_made_visible(self, tmp_path):
         put_all(tmp_path, {"\x1b[31m\u202e.png": picture(1)})
