@@ -6,6 +6,7 @@ The script forks children that save and are killed, which a process with threads
     python tests/faults.py random FOLDER N SEED   N kills at random moments of an endless run
     python tests/faults.py full FOLDER            a save at every 4 KiB of free space (FOLDER on its own small tmpfs)
     python tests/faults.py tokenizers FOLDER N SEED   N damaged tokenizers, each read in a child that may crash
+    python tests/faults.py train FOLDER N SEED    runs of t2i train, killed N times at random and resumed
     python tests/faults.py limit FOLDER           the same by a limit on a file's size, where no tmpfs can be mounted
 
 It prints one JSON object: cases, failures (a list of sentences) and what else it counted.
@@ -14,6 +15,7 @@ It prints one JSON object: cases, failures (a list of sentences) and what else i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -367,6 +369,102 @@ def limit_files(folder: Path) -> dict[str, object]:
     return {"cases": cases, "failures": failures, "refused": refused}
 
 
+def _train_micro(data: Path, out: Path, steps: int) -> None:
+    """A real run of the smallest model there can be; it goes on where it stands."""
+    from t2i_cli import config
+    from t2i_cli.train import TrainSettings, train
+
+    tiny = config.PRESETS["tiny"]
+    config.PRESETS["tiny"] = dataclasses.replace(
+        tiny,
+        channels={16: 32, 8: 32},
+        image_encoder_channels={16: 8, 8: 16},
+        blocks=1,
+        text_dim=16,
+        text_depth=1,
+    )
+    asked = config.TrainConfig(
+        resolution=32,
+        vocab_size=300,
+        time=0.0,
+        steps=steps,
+        batch_size=4,
+        contrastive_batch_size=8,
+        save_every=0.1,
+    )
+    settings = TrainSettings(
+        data=data, out=out, config=asked, device="cpu", resume=True, cache=data.parent / "cache"
+    )
+    for _ in train(settings):
+        pass
+
+
+def _log_without_clock(run: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    clock = {"images_per_second", "memory_mb", "seconds", "eta_s"}
+    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
+
+
+def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
+    """Runs of all three stages, killed at random until they end, against one that nobody disturbed."""
+    import numpy as np
+
+    from t2i_cli import images
+
+    chance = random.Random(seed)
+    data, quiet = folder / "data", folder / "quiet"
+    data.mkdir()
+    for number in range(16):
+        pixels = np.zeros((32, 32, 4), np.uint8)
+        pixels[number : number + 12, 4:28] = (40 * (number % 4), 90, 255 - 12 * number, 255)
+        (data / f"{number}.png").write_bytes(images.encode(pixels))
+        (data / f"{number}.txt").write_text(f"bar number {number}\n")
+    steps, failures = 48, []
+    begun = time.monotonic()
+    _, status = os.waitpid(fork_and(lambda: _train_micro(data, quiet, steps)), 0)
+    lasts = time.monotonic() - begun
+    if status:
+        return {"cases": 0, "failures": [f"the undisturbed run ended with {status}"]}
+    expected = checkpoint.read_info(quiet / "model.safetensors", verify=True).hash
+    rows = _log_without_clock(quiet)
+    done = runs = 0
+    while done < kills:
+        run = folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        runs += 1
+        before = 0
+        for _ in range(200):
+            child = fork_and(lambda run=run: _train_micro(data, run, steps))
+            time.sleep(chance.random() ** 2 * lasts * 0.9)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            if not os.WIFSIGNALED(status):
+                if status:
+                    failures.append(f"run {runs}: ended with {status}")
+                break
+            done += 1
+            try:
+                with checkpoint.RunLock(run):
+                    left = [path.name for path in run.rglob(".*") if path.name != ".lock"]
+                state = checkpoint.load_state(run)
+                step = state.step if state is not None else 0
+                if left or step < before:
+                    failures.append(f"run {runs}: step {step} after {before}, orphans {left}")
+                if (run / "model.safetensors").exists():
+                    checkpoint.load_model(run / "model.safetensors")
+                before = step
+            except T2IError as error:
+                failures.append(f"run {runs}: {error!r}")
+        else:
+            _, status = os.waitpid(fork_and(lambda run=run: _train_micro(data, run, steps)), 0)
+        if checkpoint.read_info(run / "model.safetensors", verify=True).hash != expected:
+            failures.append(f"run {runs}: other weights than the undisturbed run's")
+        if _log_without_clock(run) != rows:
+            failures.append(f"run {runs}: other rows in its log than the undisturbed run's")
+    return {"cases": done, "failures": failures, "runs": runs, "seconds of a run": lasts}
+
+
 def damage_tokenizers(folder: Path, count: int, seed: int) -> dict[str, object]:
     """Tokenizers with bytes changed or cut, half of them ours with its table of cases: refused or read, no crash."""
     chance = random.Random(seed)
@@ -410,6 +508,8 @@ if __name__ == "__main__":
             told = kill_at_random(Path(place), int(numbers[0]), int(numbers[1]))
         elif kind == "full":
             told = fill_disk(Path(place))
+        elif kind == "train":
+            told = kill_training(Path(place), int(numbers[0]), int(numbers[1]))
         elif kind == "tokenizers":
             told = damage_tokenizers(Path(place), int(numbers[0]), int(numbers[1]))
         else:
