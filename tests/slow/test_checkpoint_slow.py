@@ -189,6 +189,20 @@ def test_2_random_kills_on_the_disk(tmp_path: Path):
     count("2: the same on a disk's file system", told["cases"], told["failures"], begun)
 
 
+def test_2_and_5_kills_of_real_training(memory: Path):
+    begun = time.monotonic()
+    told = run_faults("train", memory, 200, SEED)
+    print(
+        f"\n{told['runs']} runs took the 200 kills; one lasts {told['seconds of a run']:.1f} s undisturbed"
+    )
+    count(
+        "2 and 5: kills of t2i train; the same weights and log in the end",
+        told["cases"],
+        told["failures"],
+        begun,
+    )
+
+
 def test_4_a_full_disk_at_every_4_kib(tmp_path: Path):
     begun = time.monotonic()
     place = tmp_path / "small"
