@@ -1,0 +1,159 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_cli import models
+from t2i_cli.config import PRESETS, model_config
+from t2i_cli.errors import UsageError, WeightsError
+from t2i_cli.folders import cache_folder
+from t2i_cli.graphs import bundle_for
+from t2i_cli.noise import noise_for
+from t2i_cli.pixels import to_pixels
+from t2i_cli.runtime import MAX_BATCH, OnnxRuntime, TorchRuntime, open_runtime
+from tests.toy_weights import save_toy
+from tests.toys import toy_tokenizer
+
+PROMPTS = ["a red ball", "", "blue", "a yellow cross, a green bar and a blue square " * 3, "ein 🦊"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_toy(tmp_path_factory.mktemp("weights") / "toy.safetensors")
+
+
+def drawn(runtime, prompts, seeds):
+    config = runtime.config
+    texts = [runtime.encode(prompt) for prompt in prompts]
+    noise = np.stack([noise_for(seed, config.image_channels, config.resolution) for seed in seeds])
+    return runtime.draw(noise, texts, np.stack([text.style for text in texts]))
+
+
+def agree(path):
+    onnx, reference = open_runtime(path, "cpu"), TorchRuntime(path, "cpu")
+    assert isinstance(onnx, OnnxRuntime)
+    for seed, prompt in enumerate(PROMPTS):
+        a, b = drawn(onnx, [prompt], [seed]), drawn(reference, [prompt], [seed])
+        assert np.abs(a - b).max() < 1 / 255
+        assert np.abs(to_pixels(a)[..., -1].astype(int) - to_pixels(b)[..., -1]).max() <= 1
+        visible = to_pixels(b)[..., -1:] == 255 if a.shape[1] == 4 else np.ones((1, 1, 1, 1), bool)
+        assert (np.abs(to_pixels(a).astype(int) - to_pixels(b)) * visible).max() <= 1
+        assert np.abs(onnx.image_features(a) - reference.image_features(b)).max() < 1e-3
+        text, other = onnx.encode(prompt), reference.encode(prompt)
+        assert np.abs(text.text_features - other.text_features).max() < 1e-4
+        assert (text.unknown_tokens, text.cut) == (other.unknown_tokens, other.cut)
+
+
+def test_onnx_runtime_draws_what_torch_draws(weights):
+    agree(weights)
+
+
+def test_pictures_without_alpha_too(tmp_path):
+    agree(save_toy(tmp_path / "rgb.safetensors", channels=3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", list(PRESETS))
+def test_every_preset_draws_what_torch_draws(size, tmp_path):
+    config = model_config(size, 64, vocab_size=toy_tokenizer().vocab_size)
+    path = save_toy(tmp_path / "x.safetensors", config=config)
+    agree(path)
+    runtime = open_runtime(path, "cpu")
+    alone = [drawn(runtime, [PROMPTS[k % 5]], [k])[0] for k in range(runtime.batch)]
+    together = drawn(runtime, [PROMPTS[k % 5] for k in range(runtime.batch)], range(runtime.batch))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_torch_runtime_is_one_step_of_the_generator(weights):
+    runtime = TorchRuntime(weights, "cpu")
+    networks, config = runtime.loaded.networks, runtime.config
+    noise = noise_for(3, config.image_channels, config.resolution)
+    tokens, mask = runtime.tokenizer.batch(["a red ball", ""], config.text.context_length)
+    with torch.inference_mode():
+        both = networks.text_encoder(torch.from_numpy(tokens), torch.from_numpy(mask))
+        text, null = both[slice(0, 1)], both[slice(1, 2)]
+        wanted = models.one_step(networks.generator, torch.from_numpy(noise)[None], text, null, 2.0)
+    a, b = runtime.encode("a red ball"), runtime.encode("")
+    style = b.style + np.float32(2.0) * (a.style - b.style)
+    assert np.abs(runtime.draw(noise[None], [a], style[None]) - wanted.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [OnnxRuntime, TorchRuntime])
+def test_a_row_is_the_same_alone_and_in_any_batch(weights, kind):
+    runtime = open_runtime(weights, "cpu") if kind is OnnxRuntime else TorchRuntime(weights, "cpu")
+    assert 1 <= runtime.batch <= MAX_BATCH
+    prompts = [PROMPTS[k % 5] for k in range(runtime.batch)]
+    alone = [drawn(runtime, [prompt], [k])[0] for k, prompt in enumerate(prompts)]
+    for first, last in ((0, 1), (0, 3), (2, 7), (0, runtime.batch)):
+        rows = range(first, min(last, runtime.batch))
+        if not rows:
+            continue
+        together = drawn(runtime, [prompts[k] for k in rows], rows)
+        for k, image in zip(rows, together, strict=True):
+            assert np.array_equal(image, alone[k])
+
+
+def test_the_second_start_reads_no_weights_and_imports_no_torch(weights):
+    open_runtime(weights, "cpu")
+    code = (
+        "import sys, builtins, io\n"
+        "from pathlib import Path\n"
+        "from t2i_cli.runtime import open_runtime\n"
+        f"runtime = open_runtime(Path({str(weights)!r}), 'auto')\n"
+        "assert runtime.name == 'onnxruntime-cpu'\n"
+        "print(sorted(m for m in sys.modules if m in ('torch', 'onnx', 'onnxscript', 'PIL', 'rich', 'typer')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_changed_weights_file_is_read_again(weights, tmp_path):
+    path = tmp_path / "copy.safetensors"
+    data = bytearray(weights.read_bytes())
+    path.write_bytes(data)
+    open_runtime(path, "cpu")
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"copy\.safetensors"):
+        open_runtime(path, "cpu")
+
+
+def test_a_damaged_cache_is_made_again(weights):
+    before = drawn(open_runtime(weights, "cpu"), ["blue"], [1])
+    ready = cache_folder() / "ready"
+    for name, damage in (("generator.onnx", b"no graph"), ("about.json", b"{"), ("tokenizer.model", b"")):
+        for folder in ready.iterdir():
+            (folder / name).write_bytes(damage)
+        assert np.array_equal(drawn(open_runtime(weights, "cpu"), ["blue"], [1]), before)
+
+
+def test_without_a_cache_it_still_draws(weights, monkeypatch):
+    runtime = open_runtime(weights, "cpu")
+    wanted = drawn(runtime, ["blue"], [1])
+    bundle = bundle_for(runtime.config)
+    monkeypatch.setattr("t2i_cli.graphs.bundle_for", lambda *_: bundle)
+    monkeypatch.setenv("T2I_CACHE", "/dev/null/no")
+    assert np.array_equal(drawn(open_runtime(weights, "cpu"), ["blue"], [1]), wanted)
+
+
+def test_devices_that_are_not_there(weights):
+    with pytest.raises(UsageError, match="no such device"):
+        open_runtime(weights, "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no CUDA device"):
+            open_runtime(weights, "cuda")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(UsageError, match="no Metal"):
+            open_runtime(weights, "mps")
+
+
+def test_the_cache_keeps_few_models(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("t2i_cli.graphs._KEPT", 2)
+    for k in range(4):
+        path = tmp_path / f"{k}.safetensors"
+        path.write_bytes(weights.read_bytes())
+        open_runtime(path, "cpu")
+    assert len(list((cache_folder() / "ready").iterdir())) <= 2

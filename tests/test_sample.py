@@ -1,0 +1,430 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2i_cli import images, metadata
+from t2i_cli.errors import InputError, OutputError, PartialError, PromptError, UsageError, WeightsError
+from t2i_cli.noise import MAX_SEED
+from t2i_cli.prompts import LineReader, Request
+from t2i_cli.sample import (
+    NEGATIVE_GUIDANCE,
+    Failed,
+    Made,
+    Model,
+    Options,
+    Skipped,
+    Wish,
+    colour,
+    draw,
+    from_picture,
+    load,
+    morph,
+    outcome,
+    preview,
+    same_model,
+    vary,
+)
+from tests.toy_weights import save_toy
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_toy(tmp_path_factory.mktemp("weights") / "toy.safetensors")
+
+
+@pytest.fixture
+def model(weights):
+    return load(weights, "cpu")
+
+
+def array(image):
+    return np.asarray(image)
+
+
+# --- the public door
+
+
+def test_one_prompt_one_picture(model):
+    picture = model.sample("a red ball", 3)
+    assert (picture.mode, picture.size) == ("RGBA", (32, 32))
+    assert np.array_equal(array(picture), array(model.sample("a red ball", 3)))
+    assert not np.array_equal(array(picture), array(model.sample("a red ball", 4)))
+    assert not np.array_equal(array(picture), array(model.sample("blue", 3)))
+
+
+def test_many_are_what_one_by_one_gives(model):
+    seeds = [5, 1, MAX_SEED, 7, 7, 2, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31]
+    many = model.sample_many("a red ball", seeds)
+    for seed, picture in zip(seeds, many, strict=True):
+        assert np.array_equal(array(picture), array(model.sample("a red ball", seed)))
+    assert model.sample_many([], []) == []
+
+
+def test_guidance_and_negative(model):
+    plain = array(model.sample("a red ball", 1))
+    assert np.array_equal(plain, array(model.sample("a red ball", 1, guidance=1.0, negative="blue")))
+    guided = array(model.sample("a red ball", 1, guidance=3.0))
+    assert not np.array_equal(plain, guided)
+    negative = array(model.sample("a red ball", 1, negative="blue"))
+    wanted = array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE, negative="blue"))
+    assert np.array_equal(negative, wanted)
+    assert not np.array_equal(negative, array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE)))
+
+
+def test_truncation_to_nothing_leaves_one_picture(model):
+    a, b = (array(model.sample("a red ball", seed, truncation=0.0)) for seed in (1, 2))
+    assert np.array_equal(a, b)
+
+
+def test_best_of_keeps_the_nearest(model):
+    wish = Wish("a red ball", 10, best_of=6)
+    (picture,) = model.pictures([wish])
+    runtime = model.runtime
+    text = runtime.encode("a red ball")
+    scores = []
+    for seed in range(10, 16):
+        noise = model._images([(Wish("a red ball", seed), seed)], {Wish("a red ball", seed): text})
+        scores.append(float(runtime.image_features(noise)[0] @ text.text_features))
+    assert picture.recipe.picked == 10 + int(np.argmax(scores))
+    assert np.array_equal(picture.pixels, array(model.sample("a red ball", picture.recipe.picked)))
+
+
+def test_scale_and_background(model):
+    small, big = (array(model.sample("blue", 1, scale=scale)) for scale in (1, 3))
+    assert np.array_equal(big, small.repeat(3, 0).repeat(3, 1))
+    flat = array(model.sample("blue", 1, background="#ff8000"))
+    assert flat.shape[2] == 3
+    assert np.array_equal(flat, images.flatten(small, (255, 128, 0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "rgb"),
+    [("white", (255, 255, 255)), ("#abc", (170, 187, 204)), ("00ff00", (0, 255, 0)), ("none", None), ("", None)],
+)
+def test_colours(name, rgb):
+    assert colour(name) == rgb
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n": 0}, {"seed": -1}, {"seed": MAX_SEED + 1}, {"guidance": -1.0}, {"guidance": float("nan")}, {"best_of": 0},
+     {"scale": 0}, {"scale": 65}, {"truncation": float("inf")}, {"background": "mauvish"}, {"format": "bmp"},
+     {"overwrite": True, "skip_existing": True}, {"shard": (0, 3)}, {"shard": (4, 3)}, {"out": "{nope}.png"},
+     {"out": "a.txt"}, {"out": "a.png", "format": "webp"}],
+)  # fmt: skip
+def test_options_out_of_range_are_usage_errors(wrong):
+    with pytest.raises(UsageError):
+        Options(**wrong)
+
+
+def test_bad_calls(model):
+    with pytest.raises(PromptError):
+        model.sample("  ")
+    with pytest.raises(UsageError):
+        model.sample("a", -1)
+    with pytest.raises(UsageError):
+        model.sample_many(["a"], [1, 2])
+    with pytest.raises(PromptError):
+        model.sample("a", MAX_SEED, best_of=2)
+
+
+# --- the stream
+
+
+def events(model, source, **options):
+    return list(draw(model, source, Options(**options)))
+
+
+def test_each_picture_is_there_when_it_is_reported(model, tmp_path):
+    out = f"{tmp_path}/{{i:05}}-{{slug}}-{{seed}}.png"
+    for event in draw(model, [Request("a red ball"), Request("blue", seed=5, n=20)], Options(out=out, n=2)):
+        assert isinstance(event, Made)
+        data = Path(event.path).read_bytes()
+        assert np.array_equal(images.decode(data, name="x").reshape(-1)[:4], event.picture.pixels.reshape(-1)[:4])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names[:3] == ["00000-a-red-ball-0.png", "00001-a-red-ball-1.png", "00002-blue-5.png"]
+    assert len(names) == 22
+    single = array(model.sample("blue", 24))
+    assert np.array_equal(images.decode((tmp_path / "00021-blue-24.png").read_bytes(), name="x"), single)
+
+
+def test_the_first_picture_does_not_wait_for_the_second_line(model, tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"a red ball\n\n{bad\n")
+    stream = draw(model, LineReader(read), Options(out=f"{tmp_path}/"))
+    late = threading.Timer(20, os.close, [write])
+    late.start()
+    start = time.monotonic()
+    first = next(stream)
+    assert isinstance(first, Made)
+    assert isinstance(next(stream), Failed)
+    os.write(write, b"blue\n")
+    assert next(stream).picture.recipe.prompt == "blue"
+    assert time.monotonic() - start < 15
+    late.cancel()
+    os.close(write)
+    assert list(stream) == []
+    os.close(read)
+
+
+def test_existing_files(model, tmp_path):
+    request = [Request("blue")]
+    first = events(model, request, out=f"{tmp_path}/x.png")
+    before = (tmp_path / "x.png").read_bytes()
+    (refused,) = events(model, [Request("a red ball")], out=f"{tmp_path}/x.png")
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.error, OutputError)
+    assert events(model, request, out=f"{tmp_path}/x.png", skip_existing=True) == [Skipped(f"{tmp_path}/x.png")]
+    assert (tmp_path / "x.png").read_bytes() == before
+    (again,) = events(model, request, out=f"{tmp_path}/x.png", overwrite=True)
+    assert isinstance(first[0], Made)
+    assert isinstance(again, Made)
+    assert (tmp_path / "x.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["{}/x.png", "-"])
+def test_several_pictures_for_one_path(model, tmp_path, out):
+    for requests, n in (([Request("a"), Request("b")], 1), ([Request("a")], 2), ([Request("a", n=2)], 1)):
+        with pytest.raises(UsageError, match="several"):
+            events(model, requests, out=out.format(tmp_path), n=n)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_request_names_its_own_file_inside_the_folder(model, tmp_path):
+    requests = [
+        Request("a", out="own.webp"), Request("b", out="sub/{seed}.jpg", n=2), Request("c", out="../c.png"),
+        Request("d", out="/tmp/d.png"), Request("e", out="e.png", n=2), Request("f", out="{nope}"),
+        Request("g", out="x.exe"),
+    ]  # fmt: skip
+    got = events(model, requests, out=f"{tmp_path}/")
+    assert [type(event) for event in got[:3]] == [Made] * 3 or sum(isinstance(e, Made) for e in got) == 3
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == ["own.webp", "sub/0.jpg", "sub/1.jpg"]
+    assert sum(isinstance(event, Failed) for event in got) == 5
+
+
+def test_shards_part_the_whole(model, tmp_path):
+    requests = [Request(f"a {k} ball", n=1 + k % 2) for k in range(7)]
+    events(model, requests, out=f"{tmp_path}/all/{{i}}.png")
+    for k in (1, 2, 3):
+        events(model, requests, out=f"{tmp_path}/parts/{{i}}.png", shard=(k, 3))
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "all").iterdir()}
+    assert len(whole) == 10
+    assert whole == {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+
+
+def test_ids_and_long_names(model, tmp_path):
+    requests = [Request("x", id="../../etc"), Request("word " * 400), Request("-rf"), Request("con"), Request("y\0\x1b[31m")]
+    got = events(model, requests, out=f"{tmp_path}/{{i}}-{{slug}}.png")
+    assert all(isinstance(event, Made) for event in got)
+    (made,) = events(model, requests[:1], out=f"{tmp_path}/{{id}}.png")
+    assert made.path == f"{tmp_path}/etc.png"
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path}
+
+
+def test_a_full_disk_ends_the_stream_and_loses_nothing(model, tmp_path, monkeypatch):
+    import errno
+
+    from t2i_cli import sample
+
+    real, count = sample.write_new, [0]
+
+    def fills(path, data, **more):
+        count[0] += 1
+        if count[0] > 3:
+            raise OutputError(f"{path}: full") from OSError(errno.ENOSPC, "full")
+        return real(path, data, **more)
+
+    monkeypatch.setattr(sample, "write_new", fills)
+    seen = []
+    with pytest.raises(OutputError):
+        for event in draw(model, [Request("a", n=9)], Options(out=f"{tmp_path}/{{i}}.png")):
+            seen.append(event.path)
+    assert len(seen) == 3
+    assert all(os.path.getsize(path) > 100 for path in seen)
+
+
+def test_outcome():
+    bad = Failed(PromptError("no"))
+    assert outcome(3, []) is None
+    with pytest.raises(PartialError):
+        outcome(1, [bad])
+    with pytest.raises(PromptError):
+        outcome(0, [bad])
+    with pytest.raises(PromptError, match="all 2"):
+        outcome(0, [bad, bad])
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpg"])
+def test_from_makes_the_same_bytes(model, tmp_path, format):
+    asked = {"guidance": 2.5, "negative": "a green bar", "best_of": 3, "scale": 2, "background": "#102030", "truncation": 0.8}
+    (made,) = events(model, [Request("a 'red' ball 🎈", seed=41)], out=f"{tmp_path}/x.{format}", **asked)
+    request, options, recipe = from_picture(made.path, Options(out=f"{tmp_path}/again.{format}"))
+    same_model(model, recipe, "x")
+    (again,) = list(draw(model, [request], options))
+    assert Path(made.path).read_bytes() == Path(again.path).read_bytes()
+
+
+def test_from_refuses_another_model_and_other_pictures(model, tmp_path):
+    (made,) = events(model, [Request("blue")], out=f"{tmp_path}/x.png")
+    recipe = from_picture(made.path, Options())[2]
+    other = load(save_toy(tmp_path / "other.safetensors", seed=1), "cpu")
+    with pytest.raises(WeightsError, match="made by"):
+        same_model(other, recipe, "x.png")
+    events(model, [Request("blue")], out=f"{tmp_path}/bare.png", metadata=False)
+    for bad in ("bare.png", "none.png", "other.safetensors"):
+        with pytest.raises(InputError):
+            from_picture(f"{tmp_path}/{bad}", Options())
+
+
+def test_no_metadata_keeps_prompt_and_seed_out(model, tmp_path):
+    for format in ("png", "webp", "jpg"):
+        (made,) = events(model, [Request("secretword", seed=987654321)], out=f"{tmp_path}/{format}.{format}", metadata=False)
+        data = Path(made.path).read_bytes()
+        assert b"secretword" not in data
+        assert b"987654321" not in data
+        assert metadata.GENERATED in images.read_text(data, name="x").xmp
+
+
+def test_morph_begins_and_ends_at_the_prompts(model):
+    frames = morph(model, Wish("a red ball", 3), "blue", 5)
+    assert len(frames) == 5
+    assert np.array_equal(frames[0], array(model.sample("a red ball", 3)))
+    assert np.array_equal(frames[-1], array(model.sample("blue", 3)))
+    for kind in ("gif", "webp"):
+        data = images.encode_animation(frames, kind)
+        assert images.decode(data, name="x").shape[:2] == (32, 32)
+
+
+def test_vary_comes_near_and_goes_away(model):
+    target = array(model.sample("a red ball", 8))
+    wishes = [Wish("a red ball", 100), Wish("a red ball", 101)]
+    near = vary(model, target, wishes, strength=0.0, steps=60)
+    far = vary(model, target, wishes, strength=1.0, steps=1)
+
+    def distance(picture):
+        return np.abs(images.flatten(picture.pixels).astype(int) - images.flatten(target)).mean()
+
+    assert np.array_equal(near[0].pixels, near[1].pixels)
+    assert distance(near[0]) < 0.7 * distance(far[0])
+    assert not np.array_equal(far[0].pixels, far[1].pixels)
+
+
+def test_preview_is_text_for_a_terminal():
+    pixels = np.zeros((4, 3, 4), np.uint8)
+    pixels[0, 0] = (255, 0, 0, 255)
+    lines = preview(pixels).split("\n")
+    assert len(lines) == 2
+    assert "38;2;255;0;0m▀" in lines[0]
+    assert lines[1].endswith("\x1b[0m")
+
+
+# --- the command
+
+
+def environment(weights):
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "T2I_MODEL": str(weights), "PYTHONPATH": root}
+
+
+@pytest.fixture
+def t2i(cli, weights, tmp_path):
+    def run(*arguments, **more):
+        return cli("sample", *arguments, cwd=tmp_path, T2I_MODEL=str(weights), **more)
+
+    return run
+
+
+def test_the_command_prints_paths_and_json(t2i, tmp_path):
+    done = t2i("a red ball", "-n", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "a-red-ball-0.png\na-red-ball-1.png\n"
+    done = t2i("-", "-o", "x/{i:03}.webp", "--json", input='{"prompt": "blue", "id": 7}\n{"prompt"\nred\n')
+    assert done.returncode == 4
+    assert "line 2" in done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == ["x/000.webp", "x/001.webp"]
+    assert {"path", "prompt", "seed", "model", "width", "height", "ms", "unknown_tokens"} <= set(rows[0])
+    again = t2i("-", "-o", "y/{i:03}.webp", input=done.stdout)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "x/001.webp").read_bytes() == (tmp_path / "y/001.webp").read_bytes()
+
+
+def test_a_picture_to_a_pipe_and_usage_errors(weights, tmp_path):
+    env = environment(weights)
+    command = [sys.executable, "-m", "t2i_cli", "sample"]
+    done = subprocess.run([*command, "blue", "-o", "-"], capture_output=True, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert done.stdout.startswith(b"\x89PNG")
+    for wrong in (["a", "b", "-o", "x.png"], ["a", "-o", "-", "--json"], ["a", "-i", "x"], ["a", "--grid", "--morph", "b"], ["a", "--shard", "x"],
+                  ["a", "--seed", "x"], ["a", "-", "b"], ["a", "--nope"], ["a", "-n", "x"], ["a", "--morph", "b", "-o", "x.png"]):  # fmt: skip
+        done = subprocess.run([*command, *wrong], capture_output=True, text=True, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL)
+        assert done.returncode == 2, wrong
+        assert done.stderr.startswith("t2i: error: ")
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sheets_and_animations(t2i, tmp_path):
+    assert t2i("a red ball", "blue", "-n", "3", "--grid", "-o", "sheet.png").stdout == "sheet.png\n"
+    assert images.decode((tmp_path / "sheet.png").read_bytes(), name="x").shape[2] == 3
+    done = t2i("a red ball", "--morph", "blue", "-o", "m.gif", "--frames", "3")
+    assert (done.stdout, done.stderr) == ("m.gif\n", "")
+    assert t2i("a red ball", "--morph", "blue", "-o", "m.gif").returncode == 1
+
+
+def test_replay_from_the_command(t2i, tmp_path):
+    t2i("a red ball", "--seed", "9", "-o", "x.png")
+    assert t2i("--from", "x.png", "-o", "y.png").stdout == "y.png\n"
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
+def test_a_reader_that_goes_loses_no_picture(weights, tmp_path):
+    env = environment(weights)
+    prompts = "".join(f"ball {k}\n" for k in range(40))
+    line = f"{sys.executable} -m t2i_cli sample - -o out/{{i}}.png | head -1"
+    done = subprocess.run(["bash", "-c", line], input=prompts, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("out/0.png\n", "")
+    assert len(list((tmp_path / "out").iterdir())) == 40
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_stdout_is_told(weights, tmp_path):
+    env = environment(weights)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "t2i_cli", "sample", "blue"], stdout=full, stderr=subprocess.PIPE, env=env, cwd=tmp_path)
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_was_reported_whole(weights, tmp_path, number, code):
+    env = environment(weights)
+    process = subprocess.Popen([sys.executable, "-m", "t2i_cli", "sample", "a", "-n", "100000", "-o", "out/{i}.png"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)  # fmt: skip
+    reported = [process.stdout.readline() for _ in range(20)]
+    process.send_signal(number)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    for path in [*reported, *rest.splitlines()]:
+        images.decode((tmp_path / path.strip()).read_bytes(), name=path)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_hostile_prompts_print_no_control_byte(t2i):
+    hostile = "\x1b[31mred\x07 \u202ecat [bold]x[/bold] %s {0} $(id)\n"
+    done = t2i("-", "-o", "out/", input=hostile + '{"prompt": "x", "\\u001b[2J": 1}\n')
+    assert done.returncode == 4
+    assert not set(done.stdout + done.stderr) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_without_a_prompt(t2i, tmp_path):
+    done = t2i()
+    assert done.returncode == 3
+    assert "no prompt" in done.stderr

@@ -1,0 +1,23 @@
+"""A toy model in a weights file: random weights, nothing at zero, so that every path of the graph counts."""
+
+import torch
+from torch import nn
+
+from t2i_cli import models
+from t2i_cli.checkpoint import save_model
+from t2i_cli.config import ModelConfig
+from tests.toys import toy_config, toy_tokenizer
+
+
+def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy"):
+    """Write a model and return its path."""
+    tokenizer = toy_tokenizer()
+    config = config or toy_config(channels, vocab_size=tokenizer.vocab_size)
+    torch.manual_seed(seed)
+    networks = models.build(config)
+    for parameter in networks.parameters():
+        if parameter.abs().max() == 0:
+            nn.init.normal_(parameter, std=0.02)
+    states = {name: network.state_dict() for name, network in networks.named_children()}
+    save_model(path, states, config, tokenizer.to_bytes(), title=title, license="CC0-1.0")
+    return path
