@@ -44,6 +44,7 @@ SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
 HELD_OUT = 200  # pictures that are looked at while training
+KNOWN = 2000  # training pictures that drawn ones are compared with, at most
 
 
 @dataclass
@@ -135,6 +136,7 @@ class _Run:
         self.held_out: np.ndarray
         self.prompts: list[str]
         self.doctor: Doctor
+        self.known: Tensor | None = None  # features of training pictures, for how near drawn ones come to them
         self.advice: list[Advice] = []
         self.writer: Any = None
         self.last_report = self.last_save = self.last_sample = time.monotonic()
@@ -528,7 +530,7 @@ def _report(run: _Run) -> Iterator[Event]:
     row: dict[str, Any] = {"step": at.step, "stage": at.stage, "stage_progress": round(run.stage_progress(), 6)}
     row |= {"progress": round(run.progress(), 6), "images": at.images}
     row |= {name: total / count for name, (total, count) in at.sums.items() if count}
-    if at.stage == "adversarial" and len(run.held_out):
+    if at.stage == "adversarial" and len(run.held_out) >= 8:  # fewer say nothing
         rows = run.held_out[np.linspace(0, len(run.held_out) - 1, min(32, len(run.held_out))).astype(int)]
         row |= run.learner.judge(run.batches.of(rows))
     if "penalty" in row and row.get("d_loss"):
@@ -601,15 +603,28 @@ def _look(run: _Run) -> Iterator[Event]:
     text: TextEncoding = learner.encode(real.tokens, real.mask)
     pool = min(100, len(rows))
 
-    def retrieval(pictures: Tensor) -> float:
-        features = torch.cat([learner.networks.image_encoder(part) for part in pictures.split(64)])
-        return metrics.retrieval_at_k(features.float().cpu(), text.text_features.float().cpu(), real.captions, pool)
+    def features_of(pictures: Tensor) -> Tensor:
+        return torch.cat([learner.networks.image_encoder(part) for part in pictures.split(64)]).float().cpu()
 
-    at.fresh |= {"retrieval_real": retrieval(real.images), "retrieval_chance": 1 / pool}
+    def retrieval(features: Tensor) -> float:
+        return metrics.retrieval_at_k(features, text.text_features.float().cpu(), real.captions, pool)
+
+    real_features = features_of(real.images)
+    at.fresh |= {"retrieval_real": retrieval(real_features), "retrieval_chance": 1 / pool}
     if at.stage == "contrastive":
         at.fresh["retrieval"] = at.fresh["retrieval_real"]
         return
-    at.fresh["retrieval"] = retrieval(_pictures(run, real.captions, list(range(len(rows)))))
+    drawn = features_of(_pictures(run, real.captions, list(range(len(rows)))))
+    at.fresh["retrieval"] = retrieval(drawn)
+    if run.known is None:  # the image encoder no longer changes
+        count = min(KNOWN, len(run.learned_from))
+        known = run.learned_from[np.linspace(0, len(run.learned_from) - 1, count).astype(int)]
+        parts = np.array_split(known, count // 64 + 1)
+        run.known = torch.cat([features_of(run.batches.of(part).images) for part in parts])
+    held_out = real_features if len(run.held_out) >= 20 else None
+    nearest = metrics.memorisation(run.known, held_out, drawn).ratio.value if len(run.known) > 1 else math.nan
+    if math.isfinite(nearest):
+        at.fresh["nearest"] = nearest
     some = run.prompts[:6]
     eight = _pictures(run, [prompt for prompt in some for _ in range(8)], list(range(8)) * len(some))
     features = learner.networks.image_encoder(eight).float().view(len(some), 8, -1)

@@ -208,7 +208,7 @@ def _penalty_ratio(stage: _Stage) -> float:
 
 
 def _weak_penalty(stage: _Stage) -> bool:
-    return stage.steps >= 10 and _penalty_ratio(stage) < 1e-3
+    return stage.steps >= 10 and _penalty_ratio(stage) < 1e-4
 
 
 def _strong_penalty(stage: _Stage) -> bool:
@@ -303,7 +303,7 @@ SIGNALS: tuple[Signal, ...] = (
         _sees_nothing,
     ),
     Signal(
-        "penalty_too_weak", _GAN, "the penalty is below 0.001 of the discriminator's loss",
+        "penalty_too_weak", _GAN, "the penalty is below 0.0001 of the discriminator's loss",
         "The gradient penalty does next to nothing, so training can blow up: raise gamma (0 takes "
         "the default of the resolution).",
         _weak_penalty,

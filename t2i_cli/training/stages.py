@@ -332,7 +332,9 @@ class Learner:
         """What D says of held-out pictures, without augmentation: for the log."""
         d: Discriminator = self.networks.discriminator
         text = self.encode(batch.tokens, batch.mask)
-        return {"d_val": float(d.logits(d(batch.images).features, text.text_features).mean())}
+        features = d(batch.images).features
+        dead = (features.float().std(0, correction=0) < 1e-6).float().mean()
+        return {"d_val": float(d.logits(features, text.text_features).mean()), "dead": float(dead)}
 
     def tensors(self, stage: str) -> dict[str, dict[str, Tensor]]:
         """Everything that a stage changes, by group, for a run's state."""

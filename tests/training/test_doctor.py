@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,7 +168,7 @@ def test_what_is_no_number_is_passed_over(value: object) -> None:
 
 
 def test_the_penalty_is_judged_from_its_parts_where_the_ratio_is_not_logged() -> None:
-    rows = adversarial(penalty=1e-5, d_loss=0.5)
+    rows = adversarial(penalty=1e-6, d_loss=0.5)
     for row in rows:
         del row["penalty_ratio"]
     assert names(rows) == ["penalty_too_weak"]
@@ -195,3 +196,10 @@ def test_planted_faults_are_named_within_a_tenth_of_the_run() -> None:
                 break
         else:
             pytest.fail(name)
+
+
+def test_the_docs_list_every_sign_with_its_threshold() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    for signal in SIGNALS:
+        stages = ", ".join(signal.stages) or "every"
+        assert f"| `{signal.name}` | {stages} | {signal.when} |" in page
