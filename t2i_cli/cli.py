@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tomllib
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -799,7 +800,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     console.open_streams()
     try:
-        code = _invoke(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = _invoke(arguments)
         sys.stdout.flush()
     except BaseException as error:
         code = ended(error)
@@ -819,6 +822,11 @@ def ended(error: BaseException) -> int:
 def _invoke(arguments: Sequence[str]) -> int:
     code = _command().main(args=list(arguments), prog_name="t2i", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """A library's warning is a detail: it says nothing that a user could act on."""
+    console.detail(f"{category.__name__}: {message}")
 
 
 def _told(error: BaseException) -> int:

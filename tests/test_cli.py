@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -391,3 +392,150 @@ def test_spans(text: str, seconds: float) -> None:
 def test_what_is_no_span(text: str) -> None:
     with pytest.raises(UsageError, match="not a span of time"):
         parse_span(text, "--time")
+
+
+# --- the whole path: train, resume, look, draw
+
+
+@pytest.fixture(scope="module")
+def trained_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    small = ["--resolution", "32", "--batch-size", "8", "--set", "contrastive_batch_size=8"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("T2I_CACHE", str(out.parent / "cache"))
+        code = run(
+            ["train", str(captioned_folder), "-o", str(out), "--steps", "5", *small, "--json", "-q"]
+        )
+    assert code == 0
+    return out
+
+
+def test_train_leaves_a_run_folder(trained_run: Path) -> None:
+    left = {path.name for path in trained_run.iterdir()}
+    assert left >= {
+        "config.toml",
+        "tokenizer.model",
+        "model.safetensors",
+        "state",
+        "log.jsonl",
+        "samples",
+        "data.json",
+    }
+    rows = [json.loads(line) for line in (trained_run / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert {"stage", "images", "images_per_second", "memory_mb", "eta_s"} <= set(rows[-1])
+
+
+def test_a_run_is_not_overwritten(
+    trained_run: Path, captioned_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", str(captioned_folder), "-o", str(trained_run), "-q", "--steps", "5"]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_changed_setting_is_told_on_resume(
+    trained_run: Path, captioned_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(captioned_folder), "-o", str(trained_run), "-q", "--resume"]
+    assert run([*arguments, "--seed", "3"]) == 2
+    assert "seed: 0 -> 3" in capsys.readouterr().err
+    assert run(arguments) == 0  # nothing left to do, and that is fine
+    assert capsys.readouterr().out.strip() == str(trained_run / "model.safetensors")
+
+
+def test_info_of_a_run_and_its_weights(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", str(trained_run)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^step\s+5$", out, re.MULTILINE) and "from its log" in out
+    assert run(["info", str(trained_run / "model.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["resolution"] == 32
+
+
+def test_tokenize_with_a_run(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokenize", "a red ball", "-m", str(trained_run), "--pieces"]) == 0
+    by_run = capsys.readouterr().out
+    assert (
+        run(["tokenize", "a red ball", "-m", str(trained_run / "model.safetensors"), "--pieces"])
+        == 0
+    )
+    assert capsys.readouterr().out == by_run
+
+
+def test_dry_run_writes_no_run(
+    captioned_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "dry"
+    small = ["--resolution", "32", "--batch-size", "4", "--set", "contrastive_batch_size=8"]
+    assert (
+        run(
+            [
+                "train",
+                str(captioned_folder),
+                "-o",
+                str(out),
+                "--steps",
+                "9",
+                *small,
+                "--dry-run",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["resolution"] == 32 and set(plan["stages"]) == {
+        "contrastive",
+        "flow",
+        "adversarial",
+    }
+    assert not out.exists()
+
+
+def test_a_gpu_that_is_not_there(
+    captioned_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", str(captioned_folder), "-o", str(tmp_path / "run"), "--steps", "5"]
+    assert run([*arguments, "--device", "cuda:99"]) == 2
+    assert "--device cpu" in capsys.readouterr().err
+    assert run([*arguments, "--device", "toaster"]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(
+    captioned_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o500)
+    assert run(["train", str(captioned_folder), "-o", str(tmp_path / "run"), "--steps", "5"]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_saves_and_ends(
+    name: str, code: int, captioned_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    small = ["--resolution", "32", "--batch-size", "2", "--set", "contrastive_batch_size=4"]
+    small += ["--set", "report_every=0.01", "--time", "40s", "--json"]
+    command = [sys.executable, "-m", "t2i_cli", "train", str(captioned_folder), "-o", str(out)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with (tmp_path / "stderr").open("w+") as said:
+        process = subprocess.Popen(
+            [*command, *small], env=env, stdout=subprocess.PIPE, stderr=said, text=True
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if json.loads(line)["event"] == "report":  # it trains
+                    break
+            process.send_signal(getattr(signal, name))
+            process.stdout.read()
+            assert process.wait(60) == code
+        finally:
+            process.kill()
+            process.communicate()
+        said.seek(0)
+        assert "saved, go on with --resume" in said.read().splitlines()[-1]
+    assert list((out / "state").iterdir())
