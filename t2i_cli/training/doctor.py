@@ -164,7 +164,7 @@ def _not_finite(stage: _Stage) -> bool:
 
 def _not_falling(stage: _Stage) -> bool:
     key = _LOSS[stage.name]
-    if stage.progress < 0.3 or stage.steps < 100:
+    if stage.progress < 0.3 or stage.steps < 50:
         return False
     # an untrained pair of encoders is worse than guessing, and is soon as good: that is no progress
     start = min(
@@ -264,7 +264,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "loss_not_falling", ("contrastive", "flow"),
-        "after 30% and 100 steps of the stage the loss is above 95% of its first value, or of chance",
+        "after 30% and 50 steps of the stage the loss is above 95% of its first value, or of chance",
         "The loss does not fall: the learning rate is probably far too high (or the captions say "
         "nothing about the pictures); try a tenth of --lr.",
         _not_falling,
