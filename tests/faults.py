@@ -7,6 +7,7 @@ The script forks children that save and are killed, which a process with threads
     python tests/faults.py full FOLDER            a save at every 4 KiB of free space (FOLDER on its own small tmpfs)
     python tests/faults.py tokenizers FOLDER N SEED   N damaged tokenizers, each read in a child that may crash
     python tests/faults.py train FOLDER N SEED    runs of t2i train, killed N times at random and resumed
+    python tests/faults.py commands FOLDER N SEED DATA    a full disk under tokenize, sample, train
     python tests/faults.py limit FOLDER           the same by a limit on a file's size, where no tmpfs can be mounted
 
 It prints one JSON object: cases, failures (a list of sentences) and what else it counted.
@@ -405,20 +406,145 @@ def _log_without_clock(run: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key not in clock} for row in rows]
 
 
-def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
-    """Runs of all three stages, killed at random until they end, against one that nobody disturbed."""
+def _toy_data(data: Path) -> Path:
     import numpy as np
 
     from t2i_cli import images
 
-    chance = random.Random(seed)
-    data, quiet = folder / "data", folder / "quiet"
     data.mkdir()
     for number in range(16):
         pixels = np.zeros((32, 32, 4), np.uint8)
         pixels[number : number + 12, 4:28] = (40 * (number % 4), 90, 255 - 12 * number, 255)
         (data / f"{number}.png").write_bytes(images.encode(pixels))
         (data / f"{number}.txt").write_text(f"bar number {number}\n")
+    return data
+
+
+def fill_disk_under_commands(place: Path, count: int, seed: int, apart: Path) -> dict[str, object]:
+    """Commands on a small tmpfs that fills while they work; ``apart`` holds their input and cache."""
+    apart.mkdir()
+    os.environ["T2I_CACHE"] = str(apart / "t2i-cache")
+    chance, failures, counts = random.Random(seed), [], {}
+    data, ballast = _toy_data(apart / "data"), place / "ballast"
+    save_tiny(apart / "model.safetensors", 3)
+
+    def command(*arguments: object) -> int:
+        def work() -> None:
+            from t2i_cli.cli import run
+
+            sys.stderr.flush()
+            os.dup2(os.open(apart / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
+            os._exit(run([str(argument) for argument in arguments]))
+
+        return os.waitstatus_to_exitcode(os.waitpid(fork_and(work), 0)[1])
+
+    def leave_free(size: int) -> None:
+        ballast.unlink(missing_ok=True)
+        free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+        ballast.write_bytes(b"\0" * max(0, free - size))
+
+    verbs = {
+        "tokenize": (
+            "tokenize",
+            "--train",
+            data,
+            "-o",
+            place / "tokenizer.model",
+            "-f",
+            "--vocab-size",
+            300,
+        ),
+        "sample": (
+            "sample",
+            "a bar",
+            "-m",
+            apart / "model.safetensors",
+            "-o",
+            place / "out.png",
+            "-f",
+            "--device",
+            "cpu",
+        ),
+    }
+    for name, arguments in verbs.items():
+        target = Path(str(arguments[arguments.index("-o") + 1]))
+        if code := command(*arguments):
+            failures.append(
+                f"{name}: {code} with an empty disk: {(apart / 'said').read_text()[-300:]}"
+            )
+            continue
+        old, cases, refused, succeeded = target.read_bytes(), 0, 0, 0
+        while succeeded < 3 and cases < 400:
+            leave_free(cases * 4096)
+            code = command(*arguments)
+            said = (apart / "said").read_text()
+            if code == 0:
+                succeeded += 1
+            elif code != 1 or "No space left" not in said or "Traceback" in said:
+                failures.append(
+                    f"{name} with {cases * 4096} bytes free: exit {code}: {said[-300:]}"
+                )
+            refused += code != 0
+            left = sorted(path.name for path in place.iterdir() if path != ballast)
+            if target.read_bytes() != old or left != [target.name]:
+                failures.append(
+                    f"{name} with {cases * 4096} bytes free: changed what existed; {left}"
+                )
+            cases += 1
+        counts[name] = {"cases": cases, "refused": refused}
+        target.unlink()
+        ballast.unlink()
+
+    def train(run: Path, steps: int = 48) -> int:
+        def work() -> None:
+            try:
+                _train_micro(data, run, steps)
+            except T2IError as error:
+                (apart / "said").write_text(str(error))
+                os._exit(error.exit_code)
+
+        return fork_and(work)
+
+    template, run = apart / "template", place / "run"
+    os.waitpid(train(apart / "quiet"), 0)
+    expected = checkpoint.read_info(apart / "quiet" / "model.safetensors").hash
+    child = train(template)
+    while (checkpoint.saved_step(template) or 0) < 20:
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    refused = 0
+    for _ in range(count):
+        ballast.unlink(missing_ok=True)
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(template, run)
+        with checkpoint.RunLock(run):
+            free = chance.randrange(0, 6_000_000, 4096)
+        leave_free(free)
+        code = os.waitstatus_to_exitcode(os.waitpid(train(run), 0)[1])
+        if code:
+            refused += 1
+            if code != 1 or "No space left" not in (apart / "said").read_text():
+                failures.append(
+                    f"train with {free} bytes free: exit {code}: {(apart / 'said').read_text()[-300:]}"
+                )
+        if code and checkpoint.load_state(run) is None:
+            failures.append(f"train with {free} bytes free: no state is left")
+        checkpoint.load_model(run / "model.safetensors")
+        ballast.unlink(missing_ok=True)
+        if code and (code := os.waitstatus_to_exitcode(os.waitpid(train(run), 0)[1])):
+            failures.append(f"train with {free} bytes free: could not go on later: exit {code}")
+        if checkpoint.read_info(run / "model.safetensors", verify=True).hash != expected:
+            failures.append(f"train with {free} bytes free: other weights in the end")
+    counts["train"] = {"cases": count, "refused": refused}
+    total = sum(row["cases"] for row in counts.values())
+    return {"cases": total, "failures": failures, "commands": counts}
+
+
+def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
+    """Runs of all three stages, killed at random until they end, against one that nobody disturbed."""
+    chance = random.Random(seed)
+    data, quiet = _toy_data(folder / "data"), folder / "quiet"
     steps, failures = 48, []
     begun = time.monotonic()
     _, status = os.waitpid(fork_and(lambda: _train_micro(data, quiet, steps)), 0)
@@ -508,6 +634,10 @@ if __name__ == "__main__":
             told = kill_at_random(Path(place), int(numbers[0]), int(numbers[1]))
         elif kind == "full":
             told = fill_disk(Path(place))
+        elif kind == "commands":
+            told = fill_disk_under_commands(
+                Path(place), int(numbers[0]), int(numbers[1]), Path(numbers[2])
+            )
         elif kind == "train":
             told = kill_training(Path(place), int(numbers[0]), int(numbers[1]))
         elif kind == "tokenizers":

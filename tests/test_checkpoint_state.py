@@ -4,6 +4,8 @@ import json
 import os
 import random
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from test_checkpoint_files import run_faults
 
 from t2i_cli import checkpoint
-from t2i_cli.checkpoint import load_state, save_state
+from t2i_cli.checkpoint import load_state, save_state, saved_step
 from t2i_cli.errors import OutputError, TrainingError, WeightsError
 
 
@@ -78,6 +80,34 @@ def test_nan_and_infinity_never_reach_a_checkpoint(tmp_path: Path, bad: float):
     assert state.step == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert len(list((tmp_path / "state").iterdir())) == 1
+
+
+def test_a_reader_beside_a_trainer_gets_the_old_or_the_new(tmp_path: Path):
+    stop = threading.Event()
+
+    def trainer() -> None:
+        for step in range(1, 100_000):
+            save_state(tmp_path, step, faults.tensors_at(step), {})
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=trainer)
+    thread.start()
+    try:
+        last, begun = 0, time.monotonic()
+        while last < 15 and time.monotonic() - begun < 10:
+            state = load_state(tmp_path)
+            step = saved_step(tmp_path)
+            if state is not None and step is not None:
+                assert torch.equal(
+                    state.files["networks"]["w"], faults.tensors_at(state.step)["networks"]["w"]
+                )
+                assert last <= state.step <= step
+                last = state.step
+    finally:
+        stop.set()
+        thread.join()
+    assert last > 0
 
 
 def test_a_group_that_is_no_file_name_is_refused(tmp_path: Path):

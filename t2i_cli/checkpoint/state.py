@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from t2i_cli.checkpoint.files import (
     TEMPORARY,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["RunState", "load_state", "save_state", "saved_step"]
+
+T = TypeVar("T")
 
 STATE = "state"
 MANIFEST = "manifest.json"
@@ -117,10 +119,32 @@ def load_state(run: Path | str) -> RunState | None:
     Raises:
         WeightsError: a file of it is missing, cut or changed.
     """
-    states = _states(Path(run) / STATE)
-    if not states:
-        return None
-    folder = states[-1]
+    return _newest(Path(run) / STATE, _load)
+
+
+def saved_step(run: Path | str) -> int | None:
+    """The step of a run's newest state, after all its files were checked; None where there is none.
+
+    Imports no torch and keeps no tensor.
+
+    Raises:
+        WeightsError: a file of it is missing, cut or changed.
+    """
+    return _newest(Path(run) / STATE, lambda folder: int(_read_manifest(folder)["step"]))
+
+
+def _newest(home: Path, read: Callable[[Path], T]) -> T | None:
+    """What ``read`` gives for the newest state; a trainer may put a newer one in its place meanwhile."""
+    while states := _states(home):
+        try:
+            return read(states[-1])
+        except WeightsError:
+            if _states(home)[-1:] == states[-1:]:
+                raise
+    return None
+
+
+def _load(folder: Path) -> RunState:
     manifest = _read_manifest(folder)
     files: dict[str, dict[str, Tensor]] = {}
     for name in manifest["files"]:
@@ -133,18 +157,6 @@ def load_state(run: Path | str) -> RunState | None:
     if not isinstance(meta, dict):
         _refuse(folder / META, "damaged: it is not a JSON object")
     return RunState(manifest["step"], files, cast("dict[str, Any]", meta), folder)
-
-
-def saved_step(run: Path | str) -> int | None:
-    """The step of a run's newest state, after all its files were checked; None where there is none.
-
-    Imports no torch and keeps no tensor.
-
-    Raises:
-        WeightsError: a file of it is missing, cut or changed.
-    """
-    states = _states(Path(run) / STATE)
-    return _read_manifest(states[-1])["step"] if states else None
 
 
 def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
