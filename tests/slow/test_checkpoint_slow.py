@@ -1,5 +1,6 @@
 """The full counts of the promises about weights and run folders. One seed: T2I_SEED, else drawn and printed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -203,15 +204,15 @@ def test_2_and_5_kills_of_real_training(memory: Path):
     )
 
 
-def test_4_a_full_disk_at_every_4_kib(tmp_path: Path):
-    begun = time.monotonic()
-    place = tmp_path / "small"
+@contextlib.contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A tmpfs of its own; the test is skipped where none can be mounted."""
     place.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.name != "posix":
         pytest.skip("no mount command here")
     done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)],
+        [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)],
         capture_output=True,
         text=True,
         check=False,
@@ -219,14 +220,30 @@ def test_4_a_full_disk_at_every_4_kib(tmp_path: Path):
     if done.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     try:
-        told = run_faults("full", place)
+        yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_4_a_full_disk_at_every_4_kib(tmp_path: Path):
+    begun = time.monotonic()
+    with small_disk(tmp_path / "small", "1m") as place:
+        told = run_faults("full", place)
     count(
         "4: a full disk at every 4 KiB (weights, state, log, file, lock)",
         told["cases"],
         told["failures"],
         begun,
+    )
+
+
+def test_4_a_full_disk_under_commands(tmp_path: Path):
+    begun = time.monotonic()
+    with small_disk(tmp_path / "small", "16m") as place:
+        told = run_faults("commands", place, 20, SEED, tmp_path / "apart")
+    print(f"\n{told['commands']}")
+    count(
+        "4: a full disk under t2i tokenize, sample, train", told["cases"], told["failures"], begun
     )
 
 
