@@ -18,20 +18,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from t2i_cli.errors import OutputError, Stopped, T2IError, visible
-from t2i_cli.training.events import (
-    Advice,
-    Event,
-    Finished,
-    Message,
-    Report,
-    Sampled,
-    Saved,
-    StageStarted,
-)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+
+    from t2i_cli.training.events import Event, Finished, StageStarted
 
 __all__ = [
     "TrainingDisplay",
@@ -439,25 +431,27 @@ class TrainingDisplay:
 
     def show(self, event: Event) -> None:
         """Draw one event."""
+        from t2i_cli.training import events
+
         match event:
-            case Message(text):
+            case events.Message(text):
                 note(text)
-            case StageStarted():
+            case events.StageStarted():
                 self._start(event)
-            case Report(row):
+            case events.Report(row):
                 self._report(row)
-            case Saved(path, step):
+            case events.Saved(path, step):
                 self.saved = f"{path} at step {count(step)}"
                 detail(f"saved {self.saved}")
-            case Sampled(path, _):
+            case events.Sampled(path, _):
                 self.grid = str(path)
                 detail(f"drew {path}")
-            case Advice(signal, text):
+            case events.Advice(signal, text):
                 self.advice = text
                 warn(text)
                 if self.json_rows:
                     result_json({"event": "advice", "signal": signal, "text": text})
-            case Finished():
+            case events.Finished():
                 self._finish(event)
             case _:
                 detail(repr(event))

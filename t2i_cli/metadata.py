@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any, cast
 
 from t2i_cli.errors import InputError, visible
@@ -24,7 +23,7 @@ MAX_TEXT = 1_000_000  # characters of JSON that are read
 _FORMATS = ("png", "webp", "jpg")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """All that decides a picture's bytes."""
 
@@ -147,7 +146,7 @@ def _checked(name: str, value: object) -> object:
 
 def xmp(recipe: Recipe | None = None) -> str:
     """An XMP packet: IPTC's DigitalSourceType, and with a recipe the tool that made the picture."""
-    tool = f' xmp:CreatorTool="{escape("t2i " + recipe.version)}"' if recipe and recipe.version else ""
+    tool = f' xmp:CreatorTool="t2i {recipe.version}"' if recipe and recipe.version else ""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

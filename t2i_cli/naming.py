@@ -30,7 +30,7 @@ _NUMBERS = ("i", "k", "seed")
 _TEXTS = ("slug", "id", "model")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fields:
     """What a template may name."""
 
@@ -42,7 +42,7 @@ class Fields:
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Template:
     """A path with fields in braces, checked when it is made.
 

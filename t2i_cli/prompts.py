@@ -24,7 +24,7 @@ MAX_N = 1_000_000  # pictures of one prompt
 _OWN = frozenset({"path", "model", "width", "height", "ms", "unknown_tokens", "truncated", "shard"})  # of `--json`
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """One prompt and what was asked for with it; None where the command's own default holds."""
 
@@ -37,7 +37,7 @@ class Request:
     line: int = 0  # 1-based, where it was read; 0 for an argument
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BadLine:
     """A line that is no prompt."""
 

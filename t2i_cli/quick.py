@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SampleSettings", "perform", "quick", "settings_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SampleSettings:
     """The options of `t2i sample`, as they were given."""
 

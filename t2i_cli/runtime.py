@@ -42,7 +42,7 @@ _WORDS = 16  # tokens; texts are padded to a multiple of it before the generator
 _TEXTS = 1024  # encoded texts that are remembered
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Text:
     """What the networks make of one prompt."""
 

@@ -63,7 +63,7 @@ _COLOURS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
     """Pixels and what decided them."""
 
@@ -73,7 +73,7 @@ class Picture:
     cut: bool  # whether the prompt was longer than the model reads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wish:
     """One picture that is asked for."""
 
@@ -396,7 +396,7 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Made:
     """A picture that is written, whole, under its name."""
 
@@ -430,14 +430,14 @@ class Made:
         return row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Skipped:
     """A picture that was there already (--skip-existing)."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failed:
     """A picture, or a whole line of prompts, that came to nothing."""
 
@@ -446,7 +446,7 @@ class Failed:
     prompt: str = ""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Job:
     path: str
     wish: Wish
