@@ -355,14 +355,8 @@ class _Bench:
         draw = np.random.RandomState(settings.seed)
         self.train = train
         self.reference = np.sort(draw.permutation(held_out)[: settings.count])
-        left = draw.permutation(held_out)
-        left = left[~np.isin(left, self.reference)]
-        # real against real: other held-out pictures where there are as many, else training pictures
-        pool = left if len(left) >= len(self.reference) else draw.permutation(train)
-        self.other = np.sort(pool[: len(self.reference)])
-        if not self.has_held_out:  # real against real needs two halves
-            half = draw.permutation(held_out)
-            self.other = np.sort(half[: len(half) // 2])
+        self.others = draw.permutation(held_out)
+        self.others = np.sort(self.others[~np.isin(self.others, self.reference)][: settings.count])
         count = len(self.reference)
         self.reference_note = (
             f"{count} held-out pictures of {settings.data}"
@@ -426,13 +420,20 @@ class _Bench:
         return _ordered(subject, self.settings.scores)
 
     def real(self) -> Subject:
-        """What real pictures reach: as many others for the distances, the reference for the text."""
+        """What real pictures reach: other real ones for the distances, the reference for the text.
+
+        The others are held-out pictures outside the reference; where there are too few of them, one half of the
+        reference against the other half. Training pictures would not do: `own` was trained on some.
+        """
         subject = Subject("real", "real")
-        reference, other = self.real_features, self._cached(self.other, self.encoder, "other real")
-        if not self.has_held_out:
-            at = {int(row): i for i, row in enumerate(self.reference)}
-            apart = set(self.other.tolist())
-            reference = reference[[i for row, i in at.items() if row not in apart]]
+        if len(self.others) >= len(self.reference):
+            reference, other = (
+                self.real_features,
+                self._cached(self.others, self.encoder, "other real"),
+            )
+        else:
+            order = np.random.RandomState(self.settings.seed).permutation(len(self.reference))
+            other, reference = (self.real_features[half] for half in np.array_split(order, 2))
         self._distances(subject, reference, other)
         texts = self._text_features(self.captions)
         features = self._cached(self.reference, self.texts, "reference")
