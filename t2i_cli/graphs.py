@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_cli.checkpoint import read_info
+from t2i_cli.checkpoint import load_model, read_info
 from t2i_cli.checkpoint.safetensors_file import read_data, read_header
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import DeviceError, T2IError, WeightsError
@@ -58,7 +58,7 @@ def make_ready(
         NoGraphError: its graphs cannot be made here.
     """
     info = read_info(model)
-    bundle = bundle_for(info.config, announce)
+    bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
     weights, tokenizer = _read_weights(model)
     pieces = Tokenizer(tokenizer).vocab_size
     if pieces != info.config.text.vocab_size:
@@ -113,6 +113,8 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
             names = json.loads(graphs.read(f"{name}.json"))
+            if lacking := [key for key in names if key not in weights]:
+                raise WeightsError(f"{model}: its tensors are not those of its config: it lacks {lacking[0]!r}")
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in names]
             options.add_external_initializers(names, values)
             try:
@@ -166,10 +168,19 @@ def _forget_old(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def bundle_for(config: ModelConfig, announce: Callable[[str], None] | None = None) -> bytes:
+def bundle_for(
+    config: ModelConfig,
+    announce: Callable[[str], None] | None = None,
+    before: Callable[[], object] = lambda: None,
+) -> bytes:
     """The skeleton graphs of a config (`export.build_graphs`): shipped, cached, or made now.
 
     `t2i train` calls this at its end, so that the first `t2i sample` finds them.
+
+    Args:
+        config: what to make them from.
+        announce: called with a line of text when it takes long.
+        before: called before the networks are built: the place to refuse a file whose tensors do not bear its config.
 
     Raises:
         T2IError: they cannot be made here.
@@ -183,6 +194,7 @@ def bundle_for(config: ModelConfig, announce: Callable[[str], None] | None = Non
             return path.read_bytes()
     if announce is not None:
         announce("making this model's graph for fast sampling, once (about 15 s)")
+    before()
     try:
         from t2i_cli.export import build_graphs
 
