@@ -127,7 +127,7 @@ class Batches:
             chosen.append(caption)
         if turns:
             at = torch.tensor([position for position, _, _ in turns], device=self._device)
-            shift = torch.tensor(random.normal(0, 0.012, len(turns)), dtype=torch.float32, device=self._device)
+            shift = torch.tensor(random.normal(0, 0.006, len(turns)), dtype=torch.float32, device=self._device)
             turned, fits = recolour(pixels[at], [c for _, c, _ in turns], [to for _, _, to in turns], shift)
             pixels[at] = turned
             for (position, _, to), done in zip(turns, fits.tolist(), strict=True):

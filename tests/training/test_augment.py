@@ -1,0 +1,122 @@
+"""What D sees, and that no change makes a caption lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_cli.metrics import hue_name
+from t2i_cli.pixels import to_images
+from t2i_cli.training import augment as a
+from tests.toys import COLOURS, Toys
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("colour", sorted(COLOURS))
+def test_recolour_turns_the_hue_to_the_word(colour: str) -> None:
+    toys = Toys()
+    rows = [i for i, c in enumerate(toys.captions) if colour in c[0]]
+    pixels = torch.tensor(toys.pixels[rows])
+    for target in ("red", "orange", "green", "blue", "purple"):
+        turned, fits = a.recolour(pixels, [colour] * 4, [target] * 4, torch.zeros(4))
+        assert fits.all()
+        assert {hue_name(picture.numpy()) for picture in turned} == {target}
+        assert torch.equal(turned[..., 3], pixels[..., 3])
+
+
+def test_recolour_leaves_a_picture_that_is_not_what_its_caption_says() -> None:
+    pixels = torch.tensor(Toys().pixels[:4])  # red
+    turned, fits = a.recolour(pixels, ["blue"] * 4, ["green"] * 4, torch.zeros(4))
+    assert not fits.any()
+    assert torch.equal(turned, pixels)
+
+
+def test_recolour_keeps_greys() -> None:
+    pixels = torch.tensor(Toys().pixels[:1])
+    pixels[0, :4] = torch.tensor([128, 128, 128, 255], dtype=torch.uint8)
+    turned, fits = a.recolour(pixels, ["red"], ["blue"], torch.zeros(1))
+    assert fits.all()
+    assert torch.equal(turned[0, :4], pixels[0, :4])
+
+
+@pytest.mark.parametrize(
+    ("caption", "colour"),
+    [
+        ("a red cat", "red"),
+        ("A Red cat", "red"),
+        ("a red and blue flag", None),
+        ("a cat", None),
+        ("a black and red bird", None),
+        ("a redcurrant", None),
+    ],
+)
+def test_colour_of(caption: str, colour: str | None) -> None:
+    assert a.colour_of(caption) == colour
+
+
+def test_with_colour_mends_the_article() -> None:
+    assert a.with_colour("a red apple", "orange") == "an orange apple"
+    assert a.with_colour("an orange apple, 3d icon", "blue") == "a blue apple, 3d icon"
+
+
+@pytest.mark.parametrize(("caption", "is_sided"), [("a left arrow", True), ("a bright cat", False), ("turn Right", True)])
+def test_sided(caption: str, is_sided: bool) -> None:
+    assert a.sided(caption) == is_sided
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_augment_stays_in_range_keeps_shape_and_lets_gradients_through(channels: int) -> None:
+    images = to_images(torch.tensor(Toys(channels).pixels)).requires_grad_()
+    out = a.augment(images, 1.0, random())
+    assert out.shape == images.shape
+    assert float(out.detach().abs().max()) <= 1 + 1e-5
+    assert not torch.equal(out, images)
+    out.sum().backward()
+    assert images.grad is not None
+    assert float(images.grad.abs().sum()) > 0
+
+
+def test_augment_off_changes_nothing() -> None:
+    images = to_images(torch.tensor(Toys().pixels))
+    assert torch.equal(a.augment(images, 0.0, random()), images)
+
+
+def test_augment_fills_with_transparency() -> None:
+    images = torch.ones(64, 4, 32, 32)  # opaque white everywhere
+    out = a.augment(images, 1.0, random())
+    assert float(out[:, 3].min()) == pytest.approx(-1.0)
+    gone = out[:, 3] < -0.999
+    assert float(out[:, :3].movedim(1, -1)[gone].abs().max()) < 1e-3
+
+
+def test_augment_hides_no_hue() -> None:
+    """Mean colour of what stays opaque keeps its hue: shift, scale, cut-out and brightness only."""
+    toys = Toys()
+    images = to_images(torch.tensor(toys.pixels))
+    out = a.augment(images, 1.0, random(3))
+    for row, picture in enumerate(out):
+        body = picture[3] > 0.9
+        if body.sum() < 20:
+            continue
+        mean = picture[:3, body].mean(1)
+        assert int(mean.argmax()) == int(np.argmax(COLOURS[toys.captions[row][0].split()[1]]))
+
+
+def test_random_background_keeps_alpha_and_the_body() -> None:
+    images = to_images(torch.tensor(Toys().pixels))
+    out = a.random_background(images, 1.0, random())
+    assert torch.equal(out[:, 3], images[:, 3])
+    body = images[:, 3] > 0.999
+    assert torch.allclose(out[:, :3].movedim(1, -1)[body], images[:, :3].movedim(1, -1)[body])
+    assert float(out[:, :3].movedim(1, -1)[~body].abs().max()) > 0.1
+
+
+def test_mirror() -> None:
+    images = torch.arange(2 * 4 * 2 * 3).float().view(2, 4, 2, 3)
+    out = a.mirror(images, torch.tensor([True, False]))
+    assert torch.equal(out[0], images[0].flip(2))
+    assert torch.equal(out[1], images[1])

@@ -1,0 +1,62 @@
+"""Batches come from (seed, stage, step) alone, and captions tell the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from t2i_cli.metrics import hue_name
+from t2i_cli.training.augment import colour_of
+from t2i_cli.training.batches import Batches, seed_for
+from tests.toys import Toys, toy_tokenizer
+
+
+def batches(**options: float) -> Batches:
+    return Batches(
+        Toys(), np.arange(16), toy_tokenizer(), context_length=16, seed=3, device=torch.device("cpu"), **options
+    )
+
+
+def test_a_batch_is_told_by_its_position() -> None:
+    one, other = batches(recolour=0.5, mirror=0.5), batches(recolour=0.5, mirror=0.5)
+    for step in (0, 7, 3):
+        a, b = one.get("flow", step, 6), other.get("flow", step, 6)
+        assert a.captions == b.captions
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.tokens, b.tokens)
+    assert one.get("flow", 0, 6).captions != one.get("contrastive", 0, 6).captions
+
+
+def test_every_picture_comes_once_an_epoch() -> None:
+    source = batches()
+    drawn = [caption for step in range(4) for caption in source.get("flow", step, 4).captions]
+    assert len({frozenset(text.replace(",", "").replace("a ", "").split()) for text in drawn}) == 16
+
+
+def test_recoloured_captions_are_true() -> None:
+    source = batches(recolour=1.0)
+    changed = 0
+    for step in range(8):
+        batch = source.get("flow", step, 16)
+        for image, caption in zip(batch.images, batch.captions, strict=True):
+            pixels = ((image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+            colour = colour_of(caption)
+            assert colour is not None
+            found = hue_name(pixels)
+            near = {"teal": {"teal", "green", "blue"}, "pink": {"pink", "red", "purple"}}.get(colour, {colour})
+            assert found in near, (caption, found)
+            changed += colour not in ("red", "green", "blue", "yellow")
+    assert changed > 20
+
+
+def test_text_is_equal_where_captions_are() -> None:
+    batch = batches().of(np.array([0, 1, 0]))
+    assert batch.text.tolist()[0] == batch.text.tolist()[2] != batch.text.tolist()[1]
+    assert batch.images.shape == (3, 4, 32, 32)
+    assert batch.mask.dtype == torch.bool
+
+
+def test_seed_for_tells_positions_apart() -> None:
+    seeds = {seed_for(0, stage, step) for stage in ("flow", "adversarial") for step in range(500)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)

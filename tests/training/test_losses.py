@@ -1,0 +1,99 @@
+"""Every loss against its formula, written out in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from t2i_cli.training import losses
+
+RNG = np.random.default_rng(0)
+
+
+def unit(rows: int, dim: int) -> np.ndarray:
+    values = RNG.normal(size=(rows, dim))
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, x)
+
+
+def test_contrastive_loss_is_symmetric_infonce_without_equal_captions_as_negatives() -> None:
+    image, text = unit(6, 5), unit(6, 5)
+    text[3] = text[1]
+    captions = np.array([0, 1, 2, 1, 4, 5])
+    scale = 7.5
+    logits = scale * image @ text.T
+    expected = 0.0
+    for i in range(6):
+        allowed = [j for j in range(6) if j == i or captions[j] != captions[i]]
+        expected += np.log(np.exp(logits[i, allowed]).sum()) - logits[i, i]
+        expected += np.log(np.exp(logits[allowed, i]).sum()) - logits[i, i]
+    same = torch.tensor(captions[:, None] == captions[None])
+    got = losses.contrastive_loss(
+        torch.tensor(image), torch.tensor(text), torch.tensor(math.log(scale), dtype=torch.float64), same
+    )
+    assert float(got) == pytest.approx(expected / 12, rel=1e-10)
+
+
+def test_flow_loss_is_the_error_of_the_velocity() -> None:
+    x, noise, told = (RNG.normal(size=(4, 3, 8, 8)) for _ in range(3))
+    level = np.array([0.1, 0.5, 0.9, 1.0])
+    s = level[:, None, None, None]
+    noisy = (1 - s) * x + s * noise
+    velocity = (noisy - told) / s
+    expected = np.mean((velocity - (noise - x)) ** 2)
+    got = losses.flow_loss(torch.tensor(told), torch.tensor(x), torch.tensor(level))
+    assert float(got) == pytest.approx(expected, rel=1e-10)
+
+
+def test_adversarial_losses_against_their_formulas() -> None:
+    real, fake, other = (RNG.normal(size=32) * 3 for _ in range(3))
+    r, f, o = torch.tensor(real), torch.tensor(fake), torch.tensor(other)
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    assert float(losses.relativistic_d_loss(r, f)) == pytest.approx(softplus(-(real - fake)).mean())
+    assert float(losses.relativistic_g_loss(r, f)) == pytest.approx(softplus(-(fake - real)).mean())
+    assert float(losses.log_d_loss(r, f)) == pytest.approx((-np.log(sigmoid(real)) - np.log(1 - sigmoid(fake))).mean())
+    assert float(losses.log_g_loss(f)) == pytest.approx(-np.log(sigmoid(fake)).mean())
+    assert float(losses.mismatch_loss(r, o)) == pytest.approx(softplus(-(real - other)).mean())
+
+
+def test_mismatch_loss_never_calls_a_matched_pair_fake() -> None:
+    matched = torch.tensor([2.0], requires_grad=True)
+    losses.mismatch_loss(matched, torch.tensor([5.0])).backward()
+    assert matched.grad is not None
+    assert float(matched.grad) < 0  # going down the loss raises the matched logit
+
+
+def test_squared_distance() -> None:
+    a, b = unit(5, 7), unit(5, 7)
+    got = losses.squared_distance_loss(torch.tensor(a), torch.tensor(b))
+    assert float(got) == pytest.approx(((a - b) ** 2).sum(1).mean())
+
+
+def quadratic(x: torch.Tensor) -> torch.Tensor:
+    return (x.square().sum((1, 2, 3)) / 2) + 3 * x[:, 0, 0, 0]
+
+
+def test_exact_penalty_is_the_squared_gradient_and_has_a_gradient_of_its_own() -> None:
+    x = torch.tensor(RNG.normal(size=(3, 2, 4, 4)), requires_grad=True)
+    penalty = losses.exact_penalty(quadratic(x), x)
+    gradient = x.detach().numpy().copy()
+    gradient[:, 0, 0, 0] += 3
+    assert penalty.detach().numpy() == pytest.approx((gradient**2).sum((1, 2, 3)))
+    penalty.sum().backward()
+    assert x.grad is not None
+    assert x.grad.numpy() == pytest.approx(2 * gradient)
+
+
+def test_finite_penalty_is_the_exact_one_on_average() -> None:
+    x = torch.tensor(RNG.normal(size=(1, 2, 4, 4)), requires_grad=True)
+    exact = float(losses.exact_penalty(quadratic(x), x).detach())
+    many = x.detach().expand(200_000, -1, -1, -1)
+    moved = many + 0.001 * torch.randn(many.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    finite = losses.finite_penalty(quadratic(many), quadratic(moved), 0.001)
+    assert float(finite.mean()) == pytest.approx(exact, rel=0.02)

@@ -1,0 +1,155 @@
+"""Each stage really learns, each founding form trains, and what is not finite changes nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from t2i_cli.config import TrainConfig
+from t2i_cli.models import one_step
+from t2i_cli.training.batches import Batch, Batches
+from t2i_cli.training.ema import ema_decay, ema_update
+from t2i_cli.training.stages import Learner
+from tests.toys import toy_learner
+
+PLAIN = {"augment": 0.0, "recolour": 0.0, "mirror": 0.0, "caption_dropout": 0.0, "ema_images": 200.0}
+
+
+def one_batch(batches: Batches) -> Batch:
+    return batches.of(torch.arange(16).numpy())
+
+
+def run(learner: Learner, batch: Batch, stage: str, steps: int) -> list[dict[str, float]]:
+    learner.begin(stage)
+    rows: list[dict[str, float]] = []
+    for step in range(steps):
+        result = learner.step(stage, batch, step, step / steps)
+        assert not result.skipped
+        rows.append({name: float(value) for name, value in result.figures.items()})
+    return rows
+
+
+@torch.no_grad()
+def drawn(learner: Learner, batch: Batch) -> torch.Tensor:
+    """Pictures for the batch's captions, in one step."""
+    noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(9))
+    return one_step(learner.average, noise, learner.encode(batch.tokens, batch.mask))
+
+
+def distance(learner: Learner, batch: Batch) -> float:
+    """Mean squared distance of drawn pictures to the pictures of their captions."""
+    return float((drawn(learner, batch) - batch.images).square().mean())
+
+
+@torch.no_grad()
+def fit(learner: Learner, batch: Batch) -> float:
+    """How much nearer drawn pictures are to their own caption than to others, in cosines."""
+    features = learner.networks.image_encoder(drawn(learner, batch))
+    cosines = features @ learner.encode(batch.tokens, batch.mask).text_features.T
+    return float(cosines.diag().mean() - cosines.mean())
+
+
+def test_one_batch_is_overfitted_through_every_stage() -> None:
+    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=3e-3, adversarial_lr=5e-4)
+    learner, batches = toy_learner(config)
+    batch = one_batch(batches)
+    rows = run(learner, batch, "contrastive", 80)
+    assert rows[-1]["contrastive_loss"] < 0.5 < 2 < rows[0]["contrastive_loss"]
+    before = distance(learner, batch)
+    rows = run(learner, batch, "flow", 200)
+    first, last = (sum(row["flow_loss"] for row in part) for part in (rows[:10], rows[-10:]))
+    assert last < 0.4 * first
+    assert distance(learner, batch) < 0.15 * before
+    run(learner, batch, "adversarial", 40)
+    assert distance(learner, batch) < 0.4 * before  # one step, still the right pictures
+    assert fit(learner, batch) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "channels"),
+    [
+        ({"flow": 0.0}, "transformer", 3),
+        ({"flow": 0.0, "loss": "log"}, "transformer", 4),
+        ({"flow": 0.0, "alignment": "squared", "discriminator_steps": 2}, "lstm", 4),
+        ({"flow": 0.0, "penalty": "exact", "r2": False}, "transformer", 4),
+        ({"flow": 0.0, "penalty_every": 4, "mismatch_weight": 0.0, "ema": False}, "transformer", 4),
+    ],
+)
+def test_the_plain_gan_and_the_founding_forms_learn(options: dict, kind: str, channels: int) -> None:
+    """From nothing, the picture comes to follow the caption."""
+    config = TrainConfig(**{**PLAIN, "adversarial_lr": 1e-3, "contrastive_lr": 3e-3, "alignment_weight": 1.0, **options})
+    learner, batches = toy_learner(config, channels, kind)
+    batch = one_batch(batches)
+    run(learner, batch, "contrastive", 60)
+    before = fit(learner, batch)
+    rows = run(learner, batch, "adversarial", 50)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert fit(learner, batch) > before + 0.1
+
+
+@pytest.mark.parametrize("stage", ["contrastive", "flow", "adversarial"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_what_is_not_finite_reaches_no_weight(stage: str, poison: float) -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN))
+    batch = one_batch(batches)
+    learner.begin(stage)
+    learner.step(stage, batch, 0, 0.5)
+    before = {g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors(stage).items()}
+    bad = Batch(batch.images.clone(), batch.tokens, batch.mask, batch.text, batch.captions)
+    bad.images[3, 0, 5, 5] = poison
+    result = learner.step(stage, bad, 1, 0.5)
+    assert result.skipped
+    after = learner.tensors(stage)
+    for group, tensors in before.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, after[group][name]), (group, name)
+    assert not learner.step(stage, batch, 2, 0.5).skipped
+
+
+def test_the_discriminators_gradient_never_trains_the_text_encoder() -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN))
+    batch = one_batch(batches)
+    before = [p.clone() for p in learner.networks.text_encoder.parameters()]
+    run(learner, batch, "flow", 2)
+    run(learner, batch, "adversarial", 3)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.networks.text_encoder.parameters(), strict=True))
+
+
+def test_the_discriminator_starts_from_the_generators_way_down() -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN))
+    run(learner, one_batch(batches), "flow", 3)
+    learner.begin("adversarial")
+    g, d = learner.networks.generator, learner.networks.discriminator
+    assert torch.equal(d.levels[0][0].block.conv_in.weight, g.down[0]["blocks"][0].conv_in.weight)  # pyright: ignore
+    assert torch.equal(d.widen[0].weight, g.widen[0].weight)  # pyright: ignore
+
+
+def test_tensors_and_load_tensors_are_inverse() -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN))
+    batch = one_batch(batches)
+    run(learner, batch, "flow", 2)
+    run(learner, batch, "adversarial", 3)
+    saved = {g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors("adversarial").items()}
+    other, _ = toy_learner(TrainConfig(**PLAIN, seed=5))
+    other.load_tensors(saved)
+    other.images = learner.images
+    learner.config = other.config  # same noise
+    for position in range(2):
+        a = learner.step("adversarial", batch, position, 0.6)
+        b = other.step("adversarial", batch, position, 0.6)
+        assert {k: float(v) for k, v in a.figures.items()} == {k: float(v) for k, v in b.figures.items()}
+    for group, tensors in learner.tensors("adversarial").items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other.tensors("adversarial")[group][name]), (group, name)
+
+
+def test_ema_half_life() -> None:
+    decay = ema_decay(64, 10**9, 500_000)
+    assert decay ** (500_000 / 64) == pytest.approx(0.5)
+    assert ema_decay(64, 64_000, 500_000) ** (0.05 * 64_000 / 64) == pytest.approx(0.5)
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    expected = 0.75 * a.weight + 0.25 * b.weight
+    ema_update(a, b, 0.75)
+    assert torch.allclose(a.weight, expected)
