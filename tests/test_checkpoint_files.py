@@ -83,6 +83,17 @@ def test_a_full_device_is_an_error_and_never_only_logged():
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+def test_a_link_is_followed(tmp_path: Path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    for content in (b"one", b"two"):  # first it leads nowhere, then to a file
+        write_atomic(tmp_path / "a", content)
+        assert (tmp_path / "a").is_symlink()
+        assert (tmp_path / "b").read_bytes() == content
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_atomic(tmp_path / "null", b"x")
+    assert (tmp_path / "null").is_symlink()
+
+
 def test_synced_before_it_is_renamed_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -58,9 +58,11 @@ def write_atomic(
     path = Path(path)
     with reported(path):
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.lstat().st_mode) and not path.is_symlink():
+            if not stat.S_ISREG(path.stat().st_mode):
                 _write_device(path, content)
                 return
+        if path.is_symlink():  # the file it leads to is replaced, not the link
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:
