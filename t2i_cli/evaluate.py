@@ -148,10 +148,12 @@ class Subject:
         found: dict[str, dict[str, Estimate]] = {}
         for name, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
             found[name] = {
-                "retrieval": metrics.mean_estimate(self.hits[rows]) if len(self.hits) else _none(),
+                "retrieval": metrics.mean_estimate(self.hits[rows])
+                if len(self.hits)
+                else _none(len(rows)),
                 "similarity": metrics.mean_estimate(self.similarity[rows])
                 if len(self.similarity)
-                else _none(),
+                else _none(len(rows)),
                 "colour": metrics.colour_accuracy(
                     [self.pictures[row] for row in rows], [self.captions[row] for row in rows]
                 ),
@@ -711,8 +713,8 @@ def _ordered(subject: Subject, names: Sequence[str]) -> Subject:
     return subject
 
 
-def _none() -> Estimate:
-    return Estimate(math.nan)
+def _none(count: int = 0) -> Estimate:
+    return Estimate(math.nan, math.nan, count)
 
 
 def _plain(estimate: Estimate) -> dict[str, Any]:
@@ -733,6 +735,7 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
 def report(evaluation: Evaluation) -> str:
     """The evaluation as one self-contained HTML page."""
     measured = [subject for subject in evaluation.subjects if subject.kind in ("model", "pictures")]
+    real = next(subject for subject in evaluation.subjects if subject.kind == "real")
     sections = [
         page.paragraph(
             f"{evaluation.count} pictures of each, against {evaluation.reference}. Features: "
@@ -744,8 +747,13 @@ def report(evaluation: Evaluation) -> str:
     for subject in measured:
         sections += [page.heading(subject.name), *_gallery(subject), *_pairs(evaluation, subject)]
         for key in ("style", "category", "split"):
-            lines = [
-                [name, str(row["retrieval"].count), *(_figure(row[score]) for score in _BY)]
+            reached = real.breakdown(key)
+            lines: list[list[str | tuple[str, str]]] = [
+                [
+                    name,
+                    str(row["similarity"].count),
+                    *(_beside(row, reached.get(name, {}), score) for score in _BY),
+                ]
                 for name, row in subject.breakdown(key).items()
             ]
             if lines:
@@ -789,7 +797,16 @@ def _figure(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "–"
     error = f" ±{estimate.error:.2g}" if estimate.error > 0 else ""
-    return f"{estimate.value:.3g}{error}"
+    return f"{round(estimate.value, 4):.3g}{error}"
+
+
+def _beside(
+    row: dict[str, Estimate], real: dict[str, Estimate], score: str
+) -> str | tuple[str, str]:
+    """A figure, and in small print what real pictures reach."""
+    if score not in real or math.isnan(real[score].value):
+        return _figure(row[score])
+    return _figure(row[score]), f"real {real[score].value:.2g}"
 
 
 def _gallery(subject: Subject) -> list[str]:
