@@ -1,7 +1,7 @@
 """Does the doctor name what is wrong? `python -m benchmarks.planted_faults DATA [--steps 1000] [FAULT...]`.
 
-Begins runs of 32 px on part of DATA, one healthy and one for each planted fault, and prints which signs tripped and how much
-of the run had gone since the stage with the fault began. A run is left where an eighth of it has gone since then.
+Begins runs of 32 px on part of DATA, healthy ones and one for each planted fault, and prints which signs tripped and
+how much of the run had gone since the stage with the fault began. A run is left an eighth of it later.
 """
 
 from __future__ import annotations

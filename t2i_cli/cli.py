@@ -577,11 +577,11 @@ def evaluate(
     """
     if len(paths) < 2:
         raise UsageError("eval takes a model or a folder, then the data", "t2i eval MODEL DATA")
+    if page is not None and page.exists() and not force:
+        raise OutputError(f"{page}: already there", "use -f to overwrite it")
     from t2i_cli import evaluate as verb
 
     conditions = [verb.parse_condition(text) for text in fail_if or []]
-    if page is not None and page.exists() and not force:
-        raise OutputError(f"{page}: already there", "use -f to overwrite it")
     settings = verb.EvalSettings(
         subjects=tuple(paths[:-1]),
         data=Path(paths[-1]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,9 @@ def test_the_same_twice_and_from_the_cache(
     tmp_path: Path, model: Path, captioned_folder: Path
 ) -> None:
     told: list[str] = []
-    settings = EvalSettings((str(model),), captioned_folder, cache=tmp_path / "cache")
+    settings = EvalSettings(
+        (str(model),), captioned_folder, chosen_scores("kid,text,memory"), cache=tmp_path / "cache"
+    )
     first = evaluate(settings).to_dict()
     again = evaluate(settings, lambda what, done, total: told.append(what)).to_dict()
     first.pop("seconds"), again.pop("seconds")
@@ -127,6 +131,10 @@ def test_real_pictures_beat_noise_side_by_side(tmp_path: Path, captioned_folder:
         assert real[name].value > bad[name].value, name
     assert real["nearest"].value == pytest.approx(0, abs=1e-5)  # they are the training pictures
     assert real["colour"].value == 1
+    split = found.subjects[2].breakdown("split")
+    assert list(split) == ["all"]
+    assert split["all"]["retrieval"].count == 24
+    assert found.subjects[2].breakdown("nothing") == {}
 
 
 def test_only_what_is_asked_for(tmp_path: Path, model: Path, captioned_folder: Path) -> None:
@@ -139,14 +147,6 @@ def test_only_what_is_asked_for(tmp_path: Path, model: Path, captioned_folder: P
     assert found.count == 12
     assert len(found.subjects[0].pictures) == 12
     assert report(found)
-
-
-def test_a_breakdown_by_what_the_data_says(tmp_path: Path, captioned_folder: Path) -> None:
-    found = measured(tmp_path, captioned_folder, where=captioned_folder)
-    split = found.subjects[1].breakdown("split")
-    assert list(split) == ["all"]
-    assert split["all"]["retrieval"].count == 24
-    assert found.subjects[1].breakdown("nothing") == {}
 
 
 def test_scores_are_chosen_by_metric_or_by_name() -> None:
@@ -202,6 +202,25 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, captioned_folder: Pa
         measured(tmp_path, captioned_folder, where=captioned_folder, device="nonsense")
     with pytest.raises(UsageError, match="-n 3"):
         EvalSettings(("x",), few, count=3)
+
+
+def test_the_command_prints_json_writes_a_page_and_exits_5(
+    tmp_path: Path, captioned_folder: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    page = tmp_path / "page.html"
+    common = ("eval", captioned_folder, captioned_folder, "--metrics", "colour,kid")
+    done = cli(*common, "--json", "--report", page, "--fail-if", "colour>0.5", "--fail-if", "kid>9")
+    assert done.returncode == 5
+    assert "colour is 1, > 0.5" in done.stderr
+    assert "kid" not in done.stderr.splitlines()[-1]
+    row = json.loads(done.stdout)
+    assert row["subjects"][0]["scores"]["colour"]["value"] == 1
+    assert row["features"]["name"] == "own"
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    again = cli(*common, "--report", page)
+    assert again.returncode == 1
+    assert "already there" in again.stderr
+    assert cli("eval", captioned_folder).returncode == 2
 
 
 def test_captions_reach_the_shipped_encoder_far_above_chance(captioned_folder: Path) -> None:
