@@ -8,6 +8,7 @@ reads the command lines that need no help or explanation, and leaves every other
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -155,7 +156,10 @@ def _perform(given: SampleSettings) -> None:
         console.note(f"seed {options.seed}")
 
     def load() -> Model:
-        return sample.load(given.model, given.device, announce=console.note)
+        model = sample.load(given.model, given.device, announce=console.note)
+        gc.freeze()
+        gc.enable()  # `__main__` has turned it off for the time of importing
+        return model
 
     if given.from_ is not None:
         if given.prompt or given.prompts:
