@@ -25,7 +25,14 @@ from torch import Tensor
 
 from t2i_cli import data, metrics
 from t2i_cli import report_page as page
-from t2i_cli.checkpoint import LoadedModel, load_model, read_info, resolve_model, write_atomic
+from t2i_cli.checkpoint import (
+    LoadedModel,
+    load_model,
+    load_state,
+    read_info,
+    resolve_model,
+    write_atomic,
+)
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.data import CaptionedImages
 from t2i_cli.data.cache import cache_folder
@@ -382,12 +389,10 @@ class _Bench:
         log = _log(Path(name)) if Path(name).is_dir() else []
         found: list[Subject] = []
         for steps in dict.fromkeys((0, self.settings.steps)):
-            chosen = loaded
             label = name if not steps else f"{name}, {steps} steps"
-            flow = Path(name) / "flow.safetensors"
-            if steps and flow.is_file():  # the run's flow, before the adversarial stage
-                chosen = load_model(flow, self.settings.device)
-            draw = _Drawer(chosen, steps, self.settings.guidance, self.settings.device)
+            if steps:
+                _to_flow(loaded, Path(name))
+            draw = _Drawer(loaded, steps, self.settings.guidance, self.settings.device)
             pictures = draw(self.captions, self.settings.seed, self._say(f"drawing {label}"))
             subject = Subject(label, "model", log=log if not steps else [])
             self._measure(subject, pictures, self.captions, self.reference)
@@ -633,6 +638,13 @@ class _Drawer:
             torch.from_numpy(tokens).to(self.device),
             torch.from_numpy(mask).to(self.device),
         )
+
+
+def _to_flow(model: LoadedModel, run: Path) -> None:
+    """Give a model the generator that its run's flow stage left, where the run still has it."""
+    state = load_state(run) if run.is_dir() else None
+    if state is not None and "anchor" in state.files:
+        model.networks.generator.load_state_dict(state.files["anchor"])
 
 
 def _device(name: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from t2i_cli import data, models
-from t2i_cli.checkpoint import save_model
+from t2i_cli.checkpoint import save_model, save_state
 from t2i_cli.config import ModelConfig, TextEncoderConfig
 from t2i_cli.encoders import load_encoder
 from t2i_cli.errors import DataError, ThresholdError, UsageError, WeightsError
@@ -52,6 +52,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log: list[dict[str, object]] = [
         {"step": i, "stage": "flow", "flow_loss": 1 / (i + 1)} for i in range(5)
     ]
+    generator = networks.generator.state_dict()
+    anchor = {name: torch.zeros_like(value) for name, value in generator.items()}
+    save_state(run, 4, {"networks": generator, "anchor": anchor}, {})
     log[-1]["advice"] = [{"signal": "copies", "text": "Pictures are <near> copies."}]
     lines = [*(json.dumps(row) for row in log), "[1]", "{torn"]
     (run / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -88,6 +91,9 @@ def test_a_model_has_every_score_and_a_report(
         assert all(math.isfinite(score.value) for score in subject.scores.values())
     one, many, real, chance = found.subjects
     assert (one.pictures != many.pictures).any()
+    assert (
+        many.scores["diversity"].value < 0.01
+    )  # the flow's generator is the run's state: all zeros
     assert real.scores["retrieval"].value > chance.scores["retrieval"].value
     assert real.scores["kid"].value < one.scores["kid"].value
     assert chance.scores["retrieval"].value == pytest.approx(1 / 12)  # different captions
