@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, images, metrics
+from t2i_cli import checkpoint, data, graphs, images, metrics
 from t2i_cli.config import ModelConfig, TrainConfig, model_config
-from t2i_cli.errors import DeviceError, OutputError, Stopped, TrainingError, UsageError, WeightsError
+from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, TrainingError, UsageError, WeightsError
 from t2i_cli.models import Networks, TextEncoding, build, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
@@ -323,6 +323,9 @@ def _train(run: _Run) -> Iterator[Event]:
     yield from _look(run)
     yield from _report(run)
     yield from _save(run)
+    if run.at.seconds > 120:  # the first `t2i sample` finds its graph made; a trial run does not wait for that
+        with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
+            graphs.bundle_for(model)
     figures = {name: value for name, value in run.at.fresh.items() if math.isfinite(value)}
     yield Finished(run.out, run.out / "model.safetensors", run.at.step, run.at.seconds, tuple(run.advice), figures)
 
