@@ -56,9 +56,8 @@ def main() -> int:
     cpus = {name: statistics.median(cpu for _, cpu in rows) for name, rows in times.items()}
     for name in COMMANDS:
         ratio = cpus[name] / cpus["import torch"]
-        print(
-            f"{name:<26} {walls[name] * 1000:7.0f} ms wall {cpus[name] * 1000:7.0f} ms CPU   {ratio:5.2f} of import torch"
-        )
+        wall, cpu = walls[name] * 1000, cpus[name] * 1000
+        print(f"{name:<26} {wall:7.0f} ms wall {cpu:7.0f} ms CPU {ratio:6.2f} of import torch")
     return int(cpus["t2i --help"] >= 0.25 * cpus["import torch"])
 
 

@@ -41,7 +41,15 @@ __all__ = [
     "visible",
 ]
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi), surrogate, private, unassigned
+_HIDDEN = {
+    "Cc",
+    "Cf",
+    "Cs",
+    "Co",
+    "Cn",
+    "Zl",
+    "Zp",
+}  # control, format (bidi), surrogate, private, unassigned
 
 
 def visible(text: object, limit: int = 500) -> str:
@@ -58,7 +66,13 @@ def visible(text: object, limit: int = 500) -> str:
             point = ord(char)
             out.append(
                 {9: "\\t", 10: "\\n", 13: "\\r"}.get(point)
-                or (f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}" if point < 65536 else f"\\U{point:08x}")
+                or (
+                    f"\\x{point:02x}"
+                    if point < 256
+                    else f"\\u{point:04x}"
+                    if point < 65536
+                    else f"\\U{point:08x}"
+                )
             )
     return "".join(out) + ("…" if len(str(text)) > limit else "")
 
@@ -130,7 +144,7 @@ class ThresholdError(T2IError):
     exit_code = 5
 
 
-class Stopped(T2IError):
+class Stopped(T2IError):  # noqa: N818 - a stop is no error
     """A signal asked for the end; the work done so far is saved.
 
     Args:

@@ -28,7 +28,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class Report:
-    """A row of `log.jsonl`: step, stage, progress, stage_progress, images, images_per_second, memory_mb, eta_s, losses."""
+    """A row of `log.jsonl`: step, stage, progress, images, images_per_second, memory_mb, eta_s, losses, ..."""
 
     row: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -66,7 +66,9 @@ class Finished:
     steps: int
     seconds: float  # of training, over all resumes
     advice: tuple[Advice, ...] = ()
-    figures: dict[str, float] = field(default_factory=dict[str, float])  # e.g. retrieval on held-out pictures
+    figures: dict[str, float] = field(
+        default_factory=dict[str, float]
+    )  # e.g. retrieval on held-out pictures
 
 
 Event = Message | StageStarted | Report | Saved | Sampled | Advice | Finished
