@@ -166,12 +166,11 @@ def _not_falling(stage: _Stage) -> bool:
     key = _LOSS[stage.name]
     if stage.progress < 0.3 or stage.steps < 50:
         return False
-    # an untrained pair of encoders is worse than guessing, and is soon as good: that is no progress
-    start = min(
-        stage.start(key),
-        stage.now("contrastive_chance", 1) if stage.count("contrastive_chance") else math.inf,
-    )
-    return stage.now(key) > 0.95 * start
+    limit = 0.95 * stage.start(key)
+    if stage.count("contrastive_chance"):
+        # an untrained pair of encoders is worse than guessing, and is soon as good: that is no progress
+        limit = min(limit, 0.98 * stage.now("contrastive_chance", 1))
+    return stage.now(key) > limit
 
 
 def _rising(stage: _Stage) -> bool:
@@ -264,7 +263,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "loss_not_falling", ("contrastive", "flow"),
-        "after 30% and 50 steps of the stage the loss is above 95% of its first value, or of chance",
+        "after 30% and 50 steps of the stage the loss is above 95% of its first value, or 98% of chance",
         "The loss does not fall: the learning rate is probably far too high (or the captions say "
         "nothing about the pictures); try a tenth of --lr.",
         _not_falling,
