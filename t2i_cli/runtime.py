@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BATCH", "OnnxRuntime", "Runtime", "Text", "TorchRuntime", "open_runtime"]
 
 MAX_BATCH = 16  # pictures drawn at once
-RUNTIME_VERSION = "1"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
+RUNTIME_VERSION = "3"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
 _WORDS = 16  # tokens; texts are padded to a multiple of it before the generator
 _TEXTS = 1024  # encoded texts that are remembered
 
@@ -67,20 +67,28 @@ class Runtime(ABC):
         self._texts: OrderedDict[str, Text] = OrderedDict()
 
     def encode(self, prompt: str) -> Text:
-        """What the text encoder makes of a prompt; each is encoded alone, and remembered."""
-        if (text := self._texts.get(prompt)) is not None:
-            self._texts.move_to_end(prompt)
-            return text
-        length = self.config.text.context_length
-        tokens, mask = self.tokenizer.batch([prompt], length)
-        real = int(mask.sum())
-        embeds, features, style = self._encode(tokens, mask)
-        cut = real == length and len(self.tokenizer.encode(prompt)) + 2 > length
-        text = Text(embeds[0, :real], features[0], style[0], self.tokenizer.unknown(prompt), cut)
-        self._texts[prompt] = text
-        if len(self._texts) > _TEXTS:
-            self._texts.popitem(last=False)
-        return text
+        """What the text encoder makes of a prompt."""
+        return self.encode_many([prompt])[prompt]
+
+    def encode_many(self, prompts: Sequence[str]) -> dict[str, Text]:
+        """What the text encoder makes of each prompt, whatever the others are; the latest are remembered."""
+        found = {prompt: self._texts[prompt] for prompt in prompts if prompt in self._texts}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        limit = self.config.text.context_length
+        for start in range(0, len(missing), self.batch):
+            some = missing[start : start + self.batch]
+            tokens, mask = self.tokenizer.batch(some, limit)
+            embeds, features, style = self._encode(tokens, mask)
+            for row, prompt in enumerate(some):
+                real = int(mask[row].sum())
+                cut = real == limit and len(self.tokenizer.encode(prompt)) + 2 > limit
+                unknown = self.tokenizer.unknown(prompt)
+                found[prompt] = Text(embeds[row, :real].copy(), features[row], style[row], unknown, cut)
+        for prompt in missing:
+            self._texts[prompt] = found[prompt]
+            if len(self._texts) > _TEXTS:
+                self._texts.popitem(last=False)
+        return found
 
     def draw(self, noise: np.ndarray, texts: Sequence[Text], styles: np.ndarray) -> np.ndarray:
         """Images of up to `batch` rows.
@@ -104,7 +112,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens int64 (1, t), mask bool (1, t) -> text_embeds (1, t or less, d), text_features (1, d), style (1, s)."""
+        """Tokens int64 (b, t), mask bool (b, t) -> text_embeds (b, t or less, d), text_features (b, d), style (b, s)."""
 
     @abstractmethod
     def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
@@ -205,9 +213,12 @@ class OnnxRuntime(Runtime):
         return cls(folder, about)
 
     def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        real = int(mask.sum())
-        feed = {"tokens": tokens[:, :real], "mask": mask[:, :real]}
-        return tuple(self._sessions["text_encoder"].run(None, feed))
+        count, length = len(tokens), -(-int(mask.sum(1).max()) // _WORDS) * _WORDS
+        if count == 1:  # one row takes a matrix-vector kernel that rounds otherwise than the matrix one: make it two
+            tokens, mask = tokens.repeat(2, 0), mask.repeat(2, 0)
+        feed = {"tokens": tokens[:, :length], "mask": mask[:, :length]}
+        embeds, features, style = self._sessions["text_encoder"].run(None, feed)
+        return embeds[:count], features[:count], style[:count]
 
     def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
         feed = {"noise": noise, "text_embeds": embeds, "mask": mask, "style": styles}
@@ -254,8 +265,16 @@ def _rows_are_independent(runtime: OnnxRuntime) -> bool:
     stream = np.random.RandomState(0)
     side = config.resolution
     noise = stream.standard_normal((MAX_BATCH, config.image_channels, side, side)).astype(np.float32)
-    prompts = [" ".join(["cat", "red", "house"][: 1 + row % 3] * (1 + 4 * (row % 4))) for row in range(MAX_BATCH)]
+    prompts = [" ".join(["cat", "red", "house"][: 1 + row % 3] * (1 + 4 * (row % 4))) + str(row) for row in range(MAX_BATCH)]
+    runtime.batch = 1
     texts = [runtime.encode(prompt) for prompt in prompts]
+    tokens, mask = runtime.tokenizer.batch(prompts, config.text.context_length)
+    for rows in (slice(0, 3), slice(0, MAX_BATCH), slice(5, 6)):
+        embeds, features, style = runtime._encode(tokens[rows], mask[rows])
+        for row, text in enumerate(texts[rows]):
+            pairs = ((embeds[row, : len(text.text_embeds)], text.text_embeds), (features[row], text.text_features))
+            if not all(np.array_equal(a, b) for a, b in (*pairs, (style[row], text.style))):
+                return False
     styles = np.stack([text.style for text in texts])
     alone = [runtime.draw(noise[row : row + 1], texts[row : row + 1], styles[row : row + 1])[0] for row in range(MAX_BATCH)]
     for first, count in ((0, 2), (1, 3), (2, 5), (0, 8), (3, 11), (0, MAX_BATCH)):
@@ -307,10 +326,14 @@ class TorchRuntime(Runtime):
         import torch
 
         networks = self.loaded.networks
+        rows: list[tuple[np.ndarray, ...]] = []
         with torch.inference_mode():
-            text = networks.text_encoder(self._tensor(tokens), self._tensor(mask))
-            style = networks.generator.style(text.text_features)
-        return tuple(value.float().cpu().numpy() for value in (text.text_embeds, text.text_features, style))
+            for row in range(len(tokens)):  # one by one: no bit hangs on the others
+                text = networks.text_encoder(self._tensor(tokens[row : row + 1]), self._tensor(mask[row : row + 1]))
+                style = networks.generator.style(text.text_features)
+                rows.append(tuple(value.float().cpu().numpy() for value in (text.text_embeds, text.text_features, style)))
+        embeds, features, style = (np.concatenate(column) for column in zip(*rows, strict=True))
+        return embeds, features, style
 
     def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
         import torch

@@ -183,7 +183,8 @@ class Model:
         for wish in wishes:
             rows += [(wish, wish.seed + offset) for offset in range(wish.best_of)]
         images: list[np.ndarray] = []
-        texts = {wish: self.runtime.encode(wish.prompt) for wish in wishes}
+        said = self.runtime.encode_many([wish.prompt for wish in wishes])
+        texts = {wish: said[wish.prompt] for wish in wishes}
         for start in range(0, len(rows), self.runtime.batch):
             images.extend(self._images(rows[start : start + self.runtime.batch], texts))
         pictures: list[Picture] = []

@@ -96,6 +96,19 @@ def test_a_row_is_the_same_alone_and_in_any_batch(weights, kind):
             assert np.array_equal(image, alone[k])
 
 
+@pytest.mark.parametrize("kind", [OnnxRuntime, TorchRuntime])
+def test_a_text_is_the_same_alone_and_among_others(weights, kind):
+    def fresh():
+        return open_runtime(weights, "cpu") if kind is OnnxRuntime else TorchRuntime(weights, "cpu")
+
+    alone = [fresh().encode(prompt) for prompt in PROMPTS]
+    together = fresh().encode_many(PROMPTS * 5)
+    for prompt, text in zip(PROMPTS, alone, strict=True):
+        assert np.array_equal(together[prompt].text_embeds, text.text_embeds)
+        assert np.array_equal(together[prompt].style, text.style)
+        assert together[prompt].unknown_tokens == text.unknown_tokens
+
+
 def test_the_second_start_reads_no_weights_and_imports_no_torch(weights):
     open_runtime(weights, "cpu")
     code = (
@@ -134,7 +147,7 @@ def test_without_a_cache_it_still_draws(weights, monkeypatch):
     runtime = open_runtime(weights, "cpu")
     wanted = drawn(runtime, ["blue"], [1])
     bundle = bundle_for(runtime.config)
-    monkeypatch.setattr("t2i_cli.graphs.bundle_for", lambda *_: bundle)
+    monkeypatch.setattr("t2i_cli.graphs.bundle_for", lambda *_, **__: bundle)
     monkeypatch.setenv("T2I_CACHE", "/dev/null/no")
     assert np.array_equal(drawn(open_runtime(weights, "cpu"), ["blue"], [1]), wanted)
 
