@@ -112,7 +112,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on st
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 
 
-@app.command()
+@app.command(short_help="Say what a data set holds and what is wrong with it.")
 def check(
     data: DataPath,
     json_rows: Json = False,
@@ -139,7 +139,7 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
-@app.command()
+@app.command(short_help="Show what the model reads in a prompt.")
 def tokenize(
     text: Annotated[
         list[str] | None,
@@ -507,7 +507,7 @@ def sample(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(short_help="Write a model as ONNX for other programs.")
 def export(
     model: ModelName = None,
     out: Annotated[
