@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/one_shot.py [--rounds 9] [--model tiny.safetensors --model small.safetensors]
 
-The runs are interleaved, so that whatever else the machine does hits all of them; medians of user + system time. Without
+The runs are interleaved, so that whatever else the machine does hits all of them; medians of user + system
+time. Without
 --model it makes random models of sizes tiny and small: what they draw is noise, what it costs is not.
 """
 
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = '''
+PLAIN = """
 import io, sys
 import typer
 import torch
@@ -50,7 +51,7 @@ def main(prompt: str, model: str, out: str, seed: int = 0) -> None:
 
 
 typer.run(main)
-'''
+"""
 
 
 def random_model(folder: Path, size: str, resolution: int = 64) -> Path:
@@ -67,20 +68,26 @@ def random_model(folder: Path, size: str, resolution: int = 64) -> Path:
     )
     path = folder / f"{size}-{resolution}.safetensors"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, path, f"random {size}"], check=True, env=environment)
+    subprocess.run(
+        [sys.executable, "-c", code, path, f"random {size}"], check=True, env=environment
+    )
     return path
 
 
 def cost(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """CPU and wall seconds of one process."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, env=environment, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--model", action="append", type=Path, default=[])
     given = parser.parse_args()
@@ -88,14 +95,43 @@ def main() -> None:
         folder = Path(name)
         models = given.model or [random_model(folder, "tiny"), random_model(folder, "small")]
         (folder / "plain.py").write_text(PLAIN)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "pyc")}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONPYCACHEPREFIX": str(folder / "pyc"),
+        }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        commands = {"import torch": [sys.executable, "-c", "import torch"], "python": [sys.executable, "-c", "pass"]}
-        commands["import numpy, onnxruntime, sentencepiece"] = [sys.executable, "-c", "import numpy, onnxruntime, sentencepiece"]
+        commands = {
+            "import torch": [sys.executable, "-c", "import torch"],
+            "python": [sys.executable, "-c", "pass"],
+        }
+        commands["import numpy, onnxruntime, sentencepiece"] = [
+            sys.executable,
+            "-c",
+            "import numpy, onnxruntime, sentencepiece",
+        ]
         for model in models:
             out = str(folder / "out.png")
-            commands[f"t2i {model.stem}"] = [sys.executable, "-m", "t2i_cli", "sample", "a red cat", "-m", str(model), "-o", out, "-f"]
-            commands[f"plain {model.stem}"] = [sys.executable, str(folder / "plain.py"), "a red cat", str(model), out]
+            commands[f"t2i {model.stem}"] = [
+                sys.executable,
+                "-m",
+                "t2i_cli",
+                "sample",
+                "a red cat",
+                "-m",
+                str(model),
+                "-o",
+                out,
+                "-f",
+            ]
+            commands[f"plain {model.stem}"] = [
+                sys.executable,
+                str(folder / "plain.py"),
+                "a red cat",
+                str(model),
+                out,
+            ]
         for command in commands.values():
             cost(command, environment)  # caches, byte code, the graph
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}

@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/stream.py [--count 10000] [--model FILE]
 
-Every prompt is different, so every one is tokenized and encoded. Times of the stream are the process's own CPU time, read
-from the system while it runs; the first picture's are wall time, of the stream and of a single command, taken in turns.
+Every prompt is different, so every one is tokenized and encoded. Times of the stream are the process's own
+CPU time, read from the system while it runs; the first picture's are wall time, of the stream and of a
+single command, taken in turns.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -26,12 +28,16 @@ def status(pid):
     """CPU seconds and resident megabytes of a running process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     ticks = os.sysconf("SC_CLK_TCK")
-    memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    memory = (
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    )
     return (int(fields[11]) + int(fields[12])) / ticks, memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
@@ -87,7 +93,7 @@ def main() -> None:
         process.wait()
         whole = len(list(out.iterdir()))
     print(f"{done} reported, {whole} files, exit {process.returncode}")
-    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(marks, marks[1:], strict=False)]
+    rates = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(marks)]
     for (count, cpu, memory), rate in zip(marks[1:], rates, strict=True):
         print(f"  {count:6} pictures  {cpu:7.1f} s CPU  {rate:6.1f} a CPU second  {memory:6.0f} MB")
     if rates:

@@ -32,7 +32,9 @@ SIDES = ("left", "right")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--out", type=Path, default=Path("weights/evaluation/encoder.safetensors"))
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("weights/evaluation/encoder.safetensors")
+    )
     parser.add_argument("--minutes", type=float, default=25)
     asked = parser.parse_args()
     encoder, figures = fit(data.load(asked.data, RESOLUTION), asked.minutes * 60)

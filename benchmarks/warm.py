@@ -1,14 +1,15 @@
-"""Milliseconds of CPU a picture, warm: t2i against the floor and against named rivals, in one interleaved run, one thread.
+"""Milliseconds of CPU a picture, warm: t2i against the floor and named rivals, in one interleaved run, one thread.
 
     OMP_NUM_THREADS=1 python benchmarks/warm.py [--rounds 7] [--size tiny] [--model FILE] [--rivals PYTHON]
 
-The floor is the generator's operations (counted by torch) over the rate of a dense 3x3 convolution measured in the same run:
-no program that computes them with that convolution can be faster. Rivals need packages that t2i does not: give the
-interpreter of a virtual environment made with
+The floor is the generator's operations (counted by torch) over the rate of a dense 3x3 convolution measured
+in the same run: no program that computes them with that convolution can be faster. Rivals need packages that
+t2i does not: give the interpreter of a virtual environment made with
 
     python -m venv /tmp/rivals && /tmp/rivals/bin/pip install torch diffusers gigagan-pytorch
 
-Every rival gets random weights: what is measured is what a picture costs, not what it looks like. On CUDA: --device cuda.
+Every rival gets random weights: what is measured is what a picture costs, not what it looks like. On CUDA:
+--device cuda.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-RIVALS = '''
+RIVALS = """
 import json, sys, time, warnings
 warnings.filterwarnings("ignore")
 import torch
@@ -67,7 +68,7 @@ with torch.inference_mode():
         start = time.process_time()
         made[line.strip()]()
         print(time.process_time() - start, flush=True)
-'''
+"""
 
 
 def convolution_rate(torch):
@@ -81,7 +82,9 @@ def convolution_rate(torch):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--model", type=Path)
@@ -117,7 +120,11 @@ def main() -> None:
     runtime = open_runtime(path, "cpu")
     model = Model(runtime, path)
     styles = np.stack([text.style] * 16)
-    noises = np.random.RandomState(0).standard_normal((16, config.image_channels, side, side)).astype(np.float32)
+    noises = (
+        np.random.RandomState(0)
+        .standard_normal((16, config.image_channels, side, side))
+        .astype(np.float32)
+    )
     many, one = [text] * 16, [text]
     number = iter(range(10**9))
     jobs = {
@@ -134,7 +141,9 @@ def main() -> None:
                                    env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
         while (line := process.stdout.readline().strip()) not in ("ready", ""):
             row = json.loads(line)
-            print(f"not measured: {row['name']}: {row['error']}") if "error" in row else rivals.update({row["name"]: 1})
+            print(
+                f"not measured: {row['name']}: {row['error']}"
+            ) if "error" in row else rivals.update({row["name"]: 1})
     seen = {name: [] for name in (*jobs, *rivals)}
     rates = []
     for job, _ in jobs.values():
@@ -162,7 +171,14 @@ def main() -> None:
         if values:
             middle = statistics.median(values)
             print(f"{name:52} {1000 * middle:10.2f} ms   {middle / floor:8.2f} x floor")
-    print(json.dumps({"floor_s": floor, "cpu_s": {name: statistics.median(v) for name, v in seen.items() if v}}))
+    print(
+        json.dumps(
+            {
+                "floor_s": floor,
+                "cpu_s": {name: statistics.median(v) for name, v in seen.items() if v},
+            }
+        )
+    )
     folder.cleanup()
 
 

@@ -304,7 +304,8 @@ class TrainConfig:
                 raise UsageError(f"{name} = {value}: out of range", f"use {low:g} to {high:g}")
         for name, values in {
             "size": tuple(PRESETS), "resolution": RESOLUTIONS, "loss": ("relativistic", "log"),
-            "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"), "precision": ("auto", "bf16", "fp32"),
+            "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"),
+            "precision": ("auto", "bf16", "fp32"),
         }.items():  # fmt: skip
             if getattr(self, name) not in values:
                 raise UsageError(

@@ -1,12 +1,12 @@
 """A model's networks -> ONNX graphs: text_encoder, generator, image_encoder, one file each.
 
-Leaves two forms. `export_onnx` writes files for others, weights inside. `build_graphs` makes the skeletons that `runtime`
-fills with the weights of any model of the same config; they hold the networks' structure and no weight.
+Leaves two forms. `export_onnx` writes files for others, weights inside. `build_graphs` makes the skeletons
+that `runtime` fills with the weights of any model of the same config; they hold the networks' structure and no weight.
 
 | graph | inputs | outputs |
 |---|---|---|
 | text_encoder | tokens int64 (b, t), mask bool (b, t) | text_embeds (b, t, d), text_features (b, d), style (b, s) |
-| generator | noise (b, c, h, w), text_embeds (b, t, d), mask bool (b, t), style (b, s) | images (b, c, h, w) in [-1, 1] |
+| generator | noise (b, c, h, w), text_embeds (b, t, d), mask bool (b, t), style (b, s) | images in [-1, 1] |
 | image_encoder | images (b, c, h, w) | image_features (b, d) |
 
 b and t are free. Guidance is arithmetic between the two first: style = null + guidance * (style - null).
@@ -105,7 +105,10 @@ def build_graphs(config: ModelConfig) -> bytes:
                 node.ClearField("metadata_props")
             for value in proto.graph.value_info:
                 value.ClearField("metadata_props")
-            for file, content in ((f"{name}.onnx", proto.SerializeToString()), (f"{name}.json", json.dumps(left_out).encode())):
+            for file, content in (
+                (f"{name}.onnx", proto.SerializeToString()),
+                (f"{name}.json", json.dumps(left_out).encode()),
+            ):
                 bundle.writestr(zipfile.ZipInfo(file), content, zipfile.ZIP_DEFLATED, 9)
     return packed.getvalue()
 
@@ -146,7 +149,9 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             for name, proto in _protos(loaded.networks, loaded.config):
                 (temporary / f"{name}.onnx").write_bytes(proto.SerializeToString())
             (temporary / "tokenizer.model").write_bytes(loaded.tokenizer)
-            (temporary / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            (temporary / "config.json").write_text(
+                json.dumps(about, indent=2) + "\n", encoding="utf-8"
+            )
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o777 & ~mask)
@@ -161,7 +166,7 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             raise
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
-    return sorted(out.glob("*.onnx")) + [out / "tokenizer.model", out / "config.json"]
+    return [*sorted(out.glob("*.onnx")), out / "tokenizer.model", out / "config.json"]
 
 
 def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[str, Any]]:
@@ -200,9 +205,15 @@ def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[st
                 assert program is not None
                 proto = program.model_proto
             except ImportError as error:
-                raise T2IError(f"the exporter needs the package {error.name}", "pip install onnx onnxscript") from error
+                raise T2IError(
+                    f"the exporter needs the package {error.name}", "pip install onnx onnxscript"
+                ) from error
             except Exception as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason = (
+                    str(error).strip().splitlines()[0]
+                    if str(error).strip()
+                    else type(error).__name__
+                )
                 raise T2IError(f"the {name} cannot be exported to ONNX: {reason}") from error
         yield name, proto
 
@@ -213,7 +224,11 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,8 +1,8 @@
 """A weights file -> a folder of graphs that ONNX Runtime maps into memory at once.
 
-The skeleton of a config's graphs (`export.build_graphs`) is shipped with the package, kept in the cache, or exported now.
-It is filled with the model's weights, verified first, and optimised for this machine. Only graphs that this tool made are
-ever read: none comes from beside somebody's weights.
+The skeleton of a config's graphs (`export.build_graphs`) is shipped with the package, kept in the cache, or
+exported now. It is filled with the model's weights, verified first, and optimised for this machine. Only
+graphs that this tool made are ever read: none comes from beside somebody's weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class NoGraphError(T2IError):
 
 
 def make_ready(
-    model: Path, folder: Path, batch_of: Callable[[Path, dict[str, Any]], int], announce: Callable[[str], None]
+    model: Path,
+    folder: Path,
+    batch_of: Callable[[Path, dict[str, Any]], int],
+    announce: Callable[[str], None],
 ) -> tuple[Path, dict[str, Any]]:
     """Verify the weights, put them into the config's graphs, optimise these for this machine, and keep all that.
 
@@ -62,7 +65,9 @@ def make_ready(
     weights, tokenizer = _read_weights(model)
     pieces = Tokenizer(tokenizer).vocab_size
     if pieces != info.config.text.vocab_size:
-        raise WeightsError(f"{model}: its tokenizer has {pieces} pieces, its config {info.config.text.vocab_size}")
+        raise WeightsError(
+            f"{model}: its tokenizer has {pieces} pieces, its config {info.config.text.vocab_size}"
+        )
     kept = True
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,12 @@ def make_ready(
     try:
         _fill(bundle, weights, temporary, model)
         (temporary / "tokenizer.model").write_bytes(tokenizer)
-        about = {"config": info.config.to_dict(), "title": info.title or model.stem, "hash": info.hash, "batch": 1}
+        about = {
+            "config": info.config.to_dict(),
+            "title": info.title or model.stem,
+            "hash": info.hash,
+            "batch": 1,
+        }
         about["batch"] = batch_of(temporary, about)
         (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
         for file in temporary.iterdir():
@@ -82,7 +92,9 @@ def make_ready(
             return temporary, about
         try:
             temporary.rename(folder)
-        except OSError:  # a damaged one is there, or another process was faster: the same comes in its place
+        except (
+            OSError
+        ):  # a damaged one is there, or another process was faster: the same comes in its place
             aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
             folder.rename(aside)
             temporary.rename(folder)
@@ -110,15 +122,23 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             options.log_severity_level = 4
             options.optimized_model_filepath = str(folder / f"{name}.onnx")
-            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
-            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", f"{name}.bin"
+            )
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+            )
             names = json.loads(graphs.read(f"{name}.json"))
             if lacking := [key for key in names if key not in weights]:
-                raise WeightsError(f"{model}: its tensors are not those of its config: it lacks {lacking[0]!r}")
+                raise WeightsError(
+                    f"{model}: its tensors are not those of its config: it lacks {lacking[0]!r}"
+                )
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in names]
             options.add_external_initializers(names, values)
             try:
-                onnxruntime.InferenceSession(graphs.read(f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
+                onnxruntime.InferenceSession(
+                    graphs.read(f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+                )
             except Exception as error:
                 raise WeightsError(f"{model}: its {name} does not fit its config") from error
 
@@ -138,13 +158,16 @@ def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes]:
         if place.dtype == "BF16":
             values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
         elif place.dtype in ("F16", "F32", "F64"):
-            values = np.frombuffer(raw, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[place.dtype])
+            values = np.frombuffer(
+                raw, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[place.dtype]
+            )
             values = values.astype(np.float32)
         else:
             continue
         if not np.isfinite(values).all():
             raise WeightsError(
-                f"{model}: tensor {name} holds NaN or infinity", "the model was not trained well: take another"
+                f"{model}: tensor {name} holds NaN or infinity",
+                "the model was not trained well: take another",
             )
         weights[name] = values.reshape(place.shape)
     return weights, tokenizer
@@ -163,7 +186,10 @@ def _sync(path: Path) -> None:
 def _forget_old(folder: Path) -> None:
     """Keep the newest few models' graphs, and clear what a killed process left."""
     with contextlib.suppress(OSError):
-        entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime)
+        entries = sorted(
+            (path for path in folder.iterdir() if path.is_dir()),
+            key=lambda path: -path.stat().st_mtime,
+        )
         for path in entries[_KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -189,7 +215,11 @@ def bundle_for(
     key = hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
     package = Path(__file__).parent
     cached = cache_folder() / "graphs" / f"{key}.zip"
-    for path in (package / "weights" / f"{key}.graphs", package.parent / "weights" / f"{key}.graphs", cached):
+    for path in (
+        package / "weights" / f"{key}.graphs",
+        package.parent / "weights" / f"{key}.graphs",
+        cached,
+    ):
         with contextlib.suppress(OSError):
             return path.read_bytes()
     if announce is not None:

@@ -1,7 +1,8 @@
 """What made a picture <-> the text that travels inside it.
 
-Three forms: ``parameters`` in the grammar that image browsers of this field read, ``t2i`` as JSON that `t2i sample --from`
-replays, and XMP that says in IPTC's words that the picture is generated. Pure text; `images` and `png` put it into files.
+Three forms: ``parameters`` in the grammar that image browsers of this field read, ``t2i`` as JSON that `t2i
+sample --from` replays, and XMP that says in IPTC's words that the picture is generated. Pure text; `images`
+and `png` put it into files.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
         width: px, of the file.
         height: px, of the file.
     """
-    data = {name: value for name, value in dataclasses.asdict(recipe).items() if value not in (None, "")}
+    data = {
+        name: value for name, value in dataclasses.asdict(recipe).items() if value not in (None, "")
+    }
     return {"parameters": parameters(recipe, width, height), "t2i": json.dumps(data)}
 
 
@@ -62,7 +65,7 @@ def parameters(recipe: Recipe, width: int, height: int) -> str:
     >>> print(parameters(Recipe("a red cat", 7, model="icons", model_hash="0123456789abcdef", version="0.1.0"), 64, 64))
     a red cat
     Steps: 1, Sampler: t2i one-step, CFG scale: 1, Seed: 7, Size: 64x64, Model hash: 0123456789, Model: icons, Version: t2i 0.1.0
-    """
+    """  # noqa: E501
     pairs: list[tuple[str, object]] = [
         ("Steps", 1),
         ("Sampler", "t2i one-step"),
@@ -108,7 +111,9 @@ def from_text(text: Mapping[str, str], name: str) -> Recipe:
     """
     raw = text.get("t2i")
     if raw is None:
-        raise InputError(f"{name}: holds no t2i metadata", "it was not made by t2i, or with --no-metadata")
+        raise InputError(
+            f"{name}: holds no t2i metadata", "it was not made by t2i, or with --no-metadata"
+        )
     try:
         if len(raw) > MAX_TEXT:
             raise ValueError("too long")
@@ -133,7 +138,11 @@ def _checked(name: str, value: object) -> object:
     if name in bounds:
         low, high = bounds[name]
         whole = name not in ("guidance", "truncation")
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int if whole else (int, float))
+            or not low <= value <= high
+        ):
             raise ValueError(f"{name} = {str(value)[:40]}")
         return value if whole else float(value)
     if not isinstance(value, str):

@@ -2,8 +2,8 @@
 
 A template names fields in braces: ``{i}`` (0-based number of the picture), ``{k}`` (number within its prompt),
 ``{seed}``, ``{slug}`` (the prompt as a file name), ``{id}``, ``{model}``; whole numbers take a width (``{i:05}``).
-Whatever a prompt holds, the name stays inside the folder that was asked for, no part of it is longer than 255 bytes, and no
-file is overwritten that was not meant to be.
+Whatever a prompt holds, the name stays inside the folder that was asked for, no part of it is longer than
+255 bytes, and no file is overwritten that was not meant to be.
 """
 
 from __future__ import annotations
@@ -70,12 +70,16 @@ class Template:
                     "fields: {i} {k} {seed} {slug} {id} {model}, as in 'out/{i:05}-{slug}-{seed}.png'",
                 )
             if spec and (name in _TEXTS or not _WIDTH.fullmatch(spec)):
-                raise UsageError(f"-o {self.text}: {{{name}:{spec}}} has no such width", "write {i:05}")
+                raise UsageError(
+                    f"-o {self.text}: {{{name}:{spec}}} has no such width", "write {i:05}"
+                )
 
     @property
     def names(self) -> frozenset[str]:
         """The fields it names."""
-        return frozenset(name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None)
+        return frozenset(
+            name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None
+        )
 
     @property
     def varies(self) -> bool:
@@ -90,7 +94,10 @@ class Template:
         """
         names = self.names
         if "id" in names and fields.id is None:
-            raise PromptError("the name asks for {id}, and this prompt has none", 'write {"prompt": ..., "id": ...}')
+            raise PromptError(
+                "the name asks for {id}, and this prompt has none",
+                'write {"prompt": ..., "id": ...}',
+            )
         values: dict[str, object] = {
             "i": fields.i,
             "k": fields.k,
@@ -122,7 +129,9 @@ def slug(prompt: str, limit: int = _SLUG_BYTES) -> str:
     'con-prompt'
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", prompt).lower())
-    kept = "".join(char if unicodedata.category(char)[0] in "LN" or _joins(char) else "-" for char in text)
+    kept = "".join(
+        char if unicodedata.category(char)[0] in "LN" or _joins(char) else "-" for char in text
+    )
     name = re.sub("-+", "-", kept).strip("-")
     cut = len(name.encode("utf-8", "replace")) > limit
     if cut or not name:
@@ -134,7 +143,10 @@ def slug(prompt: str, limit: int = _SLUG_BYTES) -> str:
 
 
 def _joins(char: str) -> bool:
-    return unicodedata.category(char) in ("Mn", "Mc")  # vowel signs and accents that are part of a word
+    return unicodedata.category(char) in (
+        "Mn",
+        "Mc",
+    )  # vowel signs and accents that are part of a word
 
 
 def safe_part(text: str) -> str:
@@ -146,7 +158,8 @@ def safe_part(text: str) -> str:
     'rf'
     """
     kept = "".join(
-        char if unicodedata.category(char)[0] in "LNPSM" or char == " " else "_" for char in unicodedata.normalize("NFC", text)
+        char if unicodedata.category(char)[0] in "LNPSM" or char == " " else "_"
+        for char in unicodedata.normalize("NFC", text)
     )
     kept = re.sub(r'[/\\:*?"<>|]+', "_", kept)
     name = kept.lstrip(".-_ ").rstrip(". ")
@@ -179,7 +192,10 @@ def inside(folder: str, name: str) -> str:
     joined = os.path.join(folder, name)  # noqa: PTH118
     real = os.path.realpath(os.path.dirname(joined) or ".")  # noqa: PTH120
     if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
-        raise PromptError(f"out {name!r} leads out of {folder or 'this folder'}", "give a name inside the folder of -o")
+        raise PromptError(
+            f"out {name!r} leads out of {folder or 'this folder'}",
+            "give a name inside the folder of -o",
+        )
     return joined
 
 
@@ -209,7 +225,9 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
     made = False
     try:
         if "\0" in path or not name or len(os.fsencode(name)) > MAX_PART:
-            raise OSError(errno.ENAMETOOLONG if name else errno.EISDIR, "not a name that a file can have")
+            raise OSError(
+                errno.ENAMETOOLONG if name else errno.EISDIR, "not a name that a file can have"
+            )
         try:
             fd = _create(temporary)
         except FileNotFoundError:
@@ -244,13 +262,21 @@ def _create(path: str) -> int:
 
 def _place(temporary: str, path: str) -> bool:
     try:
-        os.link(temporary, path)  # noqa: PTH200
+        os.link(temporary, path)
         return True
     except FileExistsError:
         return False
     except (OSError, NotImplementedError, AttributeError) as error:
         code = getattr(error, "errno", errno.ENOSYS)
-        unsupported = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EINVAL, errno.EACCES)
+        unsupported = (
+            errno.EPERM,
+            errno.ENOSYS,
+            errno.EOPNOTSUPP,
+            errno.EMLINK,
+            errno.EXDEV,
+            errno.EINVAL,
+            errno.EACCES,
+        )
         if code not in unsupported and sys.platform != "win32":
             raise
     try:  # no links here: take the name, then put the whole file in its place
@@ -266,7 +292,7 @@ def _place(temporary: str, path: str) -> bool:
 
 
 def _remove(path: str) -> None:
-    try:
+    try:  # noqa: SIM105 - importing contextlib costs a cold start
         os.unlink(path)  # noqa: PTH108
     except OSError:
         pass

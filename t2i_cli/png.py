@@ -21,11 +21,15 @@ def encode(pixels: np.ndarray, text: Mapping[str, str] | None = None, xmp: str =
 
     Args:
         pixels: the picture.
-        text: keyword (1 to 79 Latin-1 characters) -> text; a tEXt chunk where Latin-1 holds it, else iTXt. NUL is dropped.
+        text: keyword (1 to 79 Latin-1 characters) -> text; a tEXt chunk where Latin-1 holds it, else iTXt.
+            NUL is dropped.
         xmp: an XMP packet, or nothing.
     """
     height, width, channels = pixels.shape
-    out = [b"\x89PNG\r\n\x1a\n", _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOUR[channels], 0, 0, 0))]
+    out = [
+        b"\x89PNG\r\n\x1a\n",
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOUR[channels], 0, 0, 0)),
+    ]
     out += [_text(keyword, value) for keyword, value in (text or {}).items()]
     if xmp:
         out.append(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _utf8(xmp)))
@@ -35,7 +39,12 @@ def encode(pixels: np.ndarray, text: Mapping[str, str] | None = None, xmp: str =
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return (
+        struct.pack(">I", len(body))
+        + kind
+        + body
+        + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    )
 
 
 def _text(keyword: str, value: str) -> bytes:
@@ -60,7 +69,11 @@ def _filtered(pixels: np.ndarray) -> bytes:
     up[1:] = rows[:-1]
     corner = np.zeros_like(rows)
     corner[1:, channels:] = rows[:-1, :-channels]
-    to_left, to_up, to_corner = np.abs(up - corner), np.abs(left - corner), np.abs(left + up - 2 * corner)
+    to_left, to_up, to_corner = (
+        np.abs(up - corner),
+        np.abs(left - corner),
+        np.abs(left + up - 2 * corner),
+    )
     paeth = np.where(
         (to_left <= to_up) & (to_left <= to_corner), left, np.where(to_up <= to_corner, up, corner)
     )

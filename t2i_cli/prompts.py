@@ -17,11 +17,23 @@ from typing import Any, cast
 from t2i_cli.errors import PromptError
 from t2i_cli.noise import MAX_SEED
 
-__all__ = ["MAX_LINE", "MAX_N", "BadLine", "LineReader", "Request", "argument", "open_prompts", "parse_line", "requests"]
+__all__ = [
+    "MAX_LINE",
+    "MAX_N",
+    "BadLine",
+    "LineReader",
+    "Request",
+    "argument",
+    "open_prompts",
+    "parse_line",
+    "requests",
+]
 
 MAX_LINE = 65_536  # bytes of one line
 MAX_N = 1_000_000  # pictures of one prompt
-_OWN = frozenset({"path", "model", "width", "height", "ms", "unknown_tokens", "truncated", "shard"})  # of `--json`
+_OWN = frozenset(
+    {"path", "model", "width", "height", "ms", "unknown_tokens", "truncated", "shard"}
+)  # of `--json`
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,10 @@ class LineReader:
             try:
                 if not select.select([self.fd], [], [], 0)[0]:
                     return False
-            except (OSError, ValueError):  # not a thing that can be asked, such as a pipe on Windows
+            except (
+                OSError,
+                ValueError,
+            ):  # not a thing that can be asked, such as a pipe on Windows
                 return False
             self._fill()
         return True
@@ -120,7 +135,9 @@ def parse_line(raw: bytes | str, number: int = 0) -> Request | None:
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise PromptError(f"{where}not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
+            raise PromptError(
+                f"{where}not UTF-8 at byte {error.start}", "save the file as UTF-8"
+            ) from None
     else:
         text = raw
     text = text.removeprefix("\ufeff").strip() if number <= 1 else text.strip()
@@ -139,7 +156,9 @@ def _from_json(text: str, number: int, where: str) -> Request:
     fields = cast("dict[str, Any]", data)
     unknown = sorted(set(fields) - {"prompt", "seed", "n", "out", "id", "negative"} - _OWN)
     if unknown:
-        raise PromptError(f"{where}unknown field {unknown[0]!r}", "fields: prompt, seed, n, out, id, negative")
+        raise PromptError(
+            f"{where}unknown field {unknown[0]!r}", "fields: prompt, seed, n, out, id, negative"
+        )
     if not isinstance(fields.get("prompt"), str) or not fields["prompt"].strip():
         raise PromptError(f"{where}no prompt", 'write {"prompt": "a red cat"}')
     texts: dict[str, str | None] = {}
@@ -152,7 +171,9 @@ def _from_json(text: str, number: int, where: str) -> Request:
     if isinstance(identity, int) and not isinstance(identity, bool):
         identity = str(identity)
     if identity is not None and not isinstance(identity, str):
-        raise PromptError(f"{where}id is {type(identity).__name__}, expected text or a whole number")
+        raise PromptError(
+            f"{where}id is {type(identity).__name__}, expected text or a whole number"
+        )
     seed = _whole(fields.get("seed"), "seed", 0, MAX_SEED, where)
     n = _whole(fields.get("n"), "n", 1, MAX_N, where)
     return Request(
@@ -202,7 +223,9 @@ def open_prompts(path: str) -> LineReader:
             os.close(fd)
             raise IsADirectoryError(21, "is a folder")
     except (OSError, ValueError) as error:
-        raise PromptError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise PromptError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return LineReader(fd)
 
 

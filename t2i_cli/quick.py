@@ -1,8 +1,8 @@
 """`t2i sample`: settings in, pictures and lines out; and a reader of plain command lines that does without typer.
 
 `sample` is what shell scripts call in a loop, and importing typer takes longer than drawing a picture. So `settings_of`
-reads the command lines that need no help or explanation, and leaves every other one to `cli`, which knows the same options
-(a test compares the two). Either way `perform` does the work.
+reads the command lines that need no help or explanation, and leaves every other one to `cli`, which knows
+the same options (a test compares the two). Either way `perform` does the work.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def quick(arguments: Sequence[str]) -> int | None:
 
 
 def settings_of(arguments: Sequence[str]) -> SampleSettings | None:
-    """The settings of a plain command line; None for one that asks for help, or is wrong, or has forms this does not read.
+    """The settings of a plain command line; None for one that asks for help, is wrong, or has forms not read here.
 
     >>> settings_of(["a cat", "-n", "4", "--json"]) == SampleSettings(prompt=("a cat",), n=4, json_rows=True)
     True
@@ -101,7 +101,10 @@ def settings_of(arguments: Sequence[str]) -> SampleSettings | None:
     """
     if any(name in os.environ for name in _ENVIRONMENT):
         return None
-    kinds = {item.name: str(item.type).removesuffix(" | None") for item in dataclasses.fields(SampleSettings)}
+    kinds = {
+        item.name: str(item.type).removesuffix(" | None")
+        for item in dataclasses.fields(SampleSettings)
+    }
     values: dict[str, Any] = {"device": os.environ.get("T2I_DEVICE") or "auto"}
     words: list[str] = []
     rest = list(arguments)
@@ -143,15 +146,29 @@ def _perform(given: SampleSettings) -> None:
     from t2i_cli import sample
 
     options = _options(given)
-    modes = [flag for flag, on in (("--grid", given.grid), ("--morph", given.morph), ("--vary", given.vary),
-                                   ("--from", given.from_), ("-o -", given.out == "-" and not given.morph and not given.grid)) if on]  # fmt: skip
+    modes = [
+        flag
+        for flag, on in (
+            ("--grid", given.grid),
+            ("--morph", given.morph),
+            ("--vary", given.vary),
+            ("--from", given.from_),
+            ("-o -", given.out == "-" and not given.morph and not given.grid),
+        )
+        if on
+    ]
     if len(modes) > 1 and modes != ["--from", "-o -"]:
         raise UsageError(f"{' and '.join(modes)} exclude each other", "give one of them")
     if given.out == "-":
         if given.json_rows:
-            raise UsageError("-o - and --json both write to stdout", "write the picture to a file: -o out.png")
+            raise UsageError(
+                "-o - and --json both write to stdout", "write the picture to a file: -o out.png"
+            )
         if sys.stdout.isatty():
-            raise UsageError("-o - writes a picture to a pipe, never to a terminal", "t2i sample ... -o - > out.png")
+            raise UsageError(
+                "-o - writes a picture to a pipe, never to a terminal",
+                "t2i sample ... -o - > out.png",
+            )
     if given.seed == "random":
         console.note(f"seed {options.seed}")
 
@@ -168,7 +185,9 @@ def _perform(given: SampleSettings) -> None:
         model = load()
         sample.same_model(model, recipe, given.from_)
         if recipe.runtime and recipe.runtime != model.runtime.name:
-            console.warn(f"{given.from_} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1")
+            console.warn(
+                f"{given.from_} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1"
+            )
         _stream(model, [request], options, given)
         return
     source = _source(given)
@@ -238,7 +257,9 @@ def _source(given: SampleSettings) -> list[Request] | LineReader:
     return [prompts.argument(word) for word in words]
 
 
-def _stream(model: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+def _stream(
+    model: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings
+) -> None:
     from t2i_cli.sample import Failed, Made, Skipped, draw, outcome, preview
 
     made, skipped, failures = 0, 0, list[Failed]()
@@ -263,15 +284,19 @@ def _stream(model: Any, source: list[Request] | LineReader, options: Options, gi
             if made + skipped + len(failures) > 1:
                 _say_failed(event)
     if skipped:
-        console.note(f"{skipped} {'picture was' if skipped == 1 else 'pictures were'} there already")
-    if not made and not skipped and not failures:
+        console.note(
+            f"{skipped} {'picture was' if skipped == 1 else 'pictures were'} there already"
+        )
+    if not made and not skipped and not failures and options.shard is None:
         raise PromptError("no prompt came in", "write one a line")
     outcome(made + skipped, failures)
 
 
 def _warn_of(event: Made) -> None:
     if event.picture.cut:
-        console.warn(f"{visible(event.path, 80)}: the prompt is longer than the model reads; its end was cut")
+        console.warn(
+            f"{visible(event.path, 80)}: the prompt is longer than the model reads; its end was cut"
+        )
 
 
 def _say_failed(event: Failed) -> None:
@@ -291,7 +316,9 @@ def _requests(source: list[Request] | LineReader) -> Generator[Request]:
             yield item
 
 
-def _grid(model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+def _grid(
+    model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
+) -> None:
     from t2i_cli import sample
 
     wishes: list[sample.Wish] = []
@@ -299,41 +326,70 @@ def _grid(model: Model, source: list[Request] | LineReader, options: Options, gi
     for request in _requests(source):
         first = first or request
         for k in range(request.n or options.n):
-            wishes.append(options.wish(request, (options.seed if request.seed is None else request.seed) + k * options.best_of))
+            wishes.append(
+                options.wish(
+                    request,
+                    (options.seed if request.seed is None else request.seed) + k * options.best_of,
+                )
+            )
             if len(wishes) > sample.MAX_GRID:
-                raise UsageError(f"a sheet holds at most {sample.MAX_GRID} pictures", "make several, or single files")
+                raise UsageError(
+                    f"a sheet holds at most {sample.MAX_GRID} pictures",
+                    "make several, or single files",
+                )
     if first is None:
         raise PromptError("no prompt came in", "write one a line")
     pictures = model.pictures(wishes)
     pixels = sample.contact_sheet(pictures)
-    kept = dataclasses.replace(pictures[0].recipe, kind="grid", scale=1, format=options.format_of(options.out))
+    kept = dataclasses.replace(
+        pictures[0].recipe, kind="grid", scale=1, format=options.format_of(options.out)
+    )
     sheet = sample.Picture(pixels, kept, sum(picture.unknown_tokens for picture in pictures), False)
-    _place(sample.encoded(sheet, keep=options.metadata), sample.default_out(first, options, "-grid.png"), sheet, options, given)
+    _place(
+        sample.encoded(sheet, keep=options.metadata),
+        sample.default_out(first, options, "-grid.png"),
+        sheet,
+        options,
+        given,
+    )
 
 
-def _morph(model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+def _morph(
+    model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
+) -> None:
     from t2i_cli import images, metadata, prompts, sample
 
     requests = list(_requests(source))
     if len(requests) != 1:
-        raise UsageError("--morph goes from one prompt to another", 't2i sample "a cat" --morph "a dog" -o morph.gif')
+        raise UsageError(
+            "--morph goes from one prompt to another",
+            't2i sample "a cat" --morph "a dog" -o morph.gif',
+        )
     if not 2 <= given.frames <= 1000:
         raise UsageError(f"--frames {given.frames}: out of range", "use 2 to 1000")
     target = prompts.argument(cast("str", given.morph)).prompt
     path = sample.default_out(requests[0], options, f".{given.format or 'webp'}")
-    kind = os.path.splitext(path)[1][1:].lower() if options.out not in (None, "-") else given.format or "webp"  # noqa: PTH122
+    kind = given.format or "webp"
+    if options.out not in (None, "-"):
+        kind = os.path.splitext(path)[1][1:].lower()  # noqa: PTH122
     if kind not in ("gif", "webp"):
-        raise UsageError(f"{path}: an animation is a GIF or a WebP", "write -o morph.gif, or --format webp")
+        raise UsageError(
+            f"{path}: an animation is a GIF or a WebP", "write -o morph.gif, or --format webp"
+        )
     wish = options.wish(requests[0], options.seed if requests[0].seed is None else requests[0].seed)
     frames = sample.morph(model, wish, target, given.frames)
     there_and_back = frames + frames[-2:0:-1]
-    recipe = metadata.Recipe(f"{wish.prompt} -> {target}", wish.seed, model=model.title, kind="morph")
+    recipe = metadata.Recipe(
+        f"{wish.prompt} -> {target}", wish.seed, model=model.title, kind="morph"
+    )
     xmp = metadata.xmp(recipe if options.metadata else None)
     data = images.encode_animation(there_and_back, kind, milliseconds=60, xmp=xmp)
     _place(data, path, sample.Picture(frames[0], recipe, 0, False), options, given)
 
 
-def _vary(load: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings) -> None:
+def _vary(
+    load: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings
+) -> None:
     from t2i_cli import images, prompts, sample
     from t2i_cli.errors import InputError
 
@@ -342,14 +398,18 @@ def _vary(load: Any, source: list[Request] | LineReader, options: Options, given
         with open(path, "rb") as file:  # noqa: PTH123
             data = file.read(images.MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     pixels = images.decode(data, name=path)
     requests = list(_requests(source))
     if not requests:
         try:
             requests = [prompts.argument(sample.from_picture(path, options)[0].prompt)]
         except InputError:
-            raise UsageError(f"--vary {path}: say what it shows", f't2i sample "a red cat" --vary {path}') from None
+            raise UsageError(
+                f"--vary {path}: say what it shows", f't2i sample "a red cat" --vary {path}'
+            ) from None
     if len(requests) != 1:
         raise UsageError("--vary takes one prompt", f't2i sample "a red cat" --vary {path}')
     if not 0 <= given.strength <= 1:
@@ -359,12 +419,19 @@ def _vary(load: Any, source: list[Request] | LineReader, options: Options, given
     with console.progress("inverting", "steps") as update:
         pictures = sample.vary(model, pixels, wishes, strength=given.strength, progress=update)
     if options.one_path() and len(pictures) > 1:
-        raise UsageError(f"-o {options.out} is one file, and several pictures were asked for", "write {seed} into it")
+        raise UsageError(
+            f"-o {options.out} is one file, and several pictures were asked for",
+            "write {seed} into it",
+        )
     from t2i_cli.naming import Fields
 
     for k, picture in enumerate(pictures):
         recipe = picture.recipe
-        name = "-" if options.out == "-" else options.template.expand(Fields(k, k, recipe.seed, recipe.prompt))
+        name = (
+            "-"
+            if options.out == "-"
+            else options.template.expand(Fields(k, k, recipe.seed, recipe.prompt))
+        )
         _place(sample.encoded(picture, keep=options.metadata), name, picture, options, given)
 
 
@@ -388,7 +455,7 @@ def _place(data: bytes, path: str, picture: Any, options: Options, given: Sample
 
 @contextmanager
 def _signals_raise() -> Generator[None]:
-    """SIGINT and SIGTERM raise Stopped, so that what is being written is cleaned up (also where a shell ignores SIGINT)."""
+    """SIGINT and SIGTERM raise Stopped, so what is half written is cleaned up (even where a shell ignores SIGINT)."""
     import signal
 
     def stop(signum: int, frame: object) -> None:

@@ -1,12 +1,13 @@
 """Texts and noise -> images, computed by ONNX Runtime on the CPU or by torch on any device.
 
-`open_runtime` picks one. On the CPU no torch is imported: the graph of a model's config comes from the package or the cache
-(or is exported once), gets the model's weights, is optimised for this machine, and is kept in the cache, so the next start
-only maps it into memory. What a cached graph was made from is checked by its path, size, time and inode; when any of them
-changes the weights are read and verified again.
+`open_runtime` picks one. On the CPU no torch is imported: the graph of a model's config comes from the
+package or the cache (or is exported once), gets the model's weights, is optimised for this machine, and is
+kept in the cache, so the next start only maps it into memory. What a cached graph was made from is checked
+by its path, size, time and inode; when any of them changes the weights are read and verified again.
 
 Every runtime keeps one promise: the images of a row depend on that row alone, to the last bit, whatever the batch. ONNX
-Runtime is put to that test when a graph is made, and draws one by one where it fails it; torch draws in a fixed batch shape.
+Runtime is put to that test when a graph is made, and draws one by one where it fails it; torch draws in a
+fixed batch shape.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Runtime(ABC):
     name = ""  # goes into metadata: onnxruntime-cpu, torch-cuda, ...
     batch = 1  # rows that are best drawn at once
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, title: str, weights_hash: str) -> None:
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, title: str, weights_hash: str
+    ) -> None:
         self.config = config
         self.tokenizer = tokenizer
         self.title = title
@@ -83,7 +86,9 @@ class Runtime(ABC):
                 real = int(mask[row].sum())
                 cut = real == limit and len(self.tokenizer.encode(prompt)) + 2 > limit
                 unknown = self.tokenizer.unknown(prompt)
-                found[prompt] = Text(embeds[row, :real].copy(), features[row], style[row], unknown, cut)
+                found[prompt] = Text(
+                    embeds[row, :real].copy(), features[row], style[row], unknown, cut
+                )
         for prompt in missing:
             self._texts[prompt] = found[prompt]
             if len(self._texts) > _TEXTS:
@@ -111,11 +116,15 @@ class Runtime(ABC):
         return self._draw(noise, embeds, mask, np.ascontiguousarray(styles, np.float32))
 
     @abstractmethod
-    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens int64 (b, t), mask bool (b, t) -> text_embeds (b, t or less, d), text_features (b, d), style (b, s)."""
+    def _encode(
+        self, tokens: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens int64, mask bool (b, t) -> text_embeds (b, t or less, d), text_features (b, d), style (b, s)."""
 
     @abstractmethod
-    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+    def _draw(
+        self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray
+    ) -> np.ndarray:
         """Noise (b, c, h, w), text_embeds (b, t, d), mask (b, t), styles (b, s) -> images (b, c, h, w)."""
 
     @abstractmethod
@@ -128,15 +137,17 @@ def open_runtime(model: Path, device: str = "auto", *, announce: Any = None) -> 
 
     Args:
         model: a weights file.
-        device: auto, cpu, cuda, cuda:N or mps. ``auto`` is the CPU for tiny and small models, which draw a picture there
-            before torch is imported, and a GPU for larger ones where there is one.
+        device: auto, cpu, cuda, cuda:N or mps. ``auto`` is the CPU for tiny and small models, which draw a
+            picture there before torch is imported, and a GPU for larger ones where there is one.
         announce: called with a line of text when something takes long.
 
     Raises:
         WeightsError: the file is missing, broken or not one of ours.
         UsageError: no such device.
     """
-    if device not in ("auto", "cpu", "mps", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+    if device not in ("auto", "cpu", "mps", "cuda") and not (
+        device.startswith("cuda:") and device[5:].isdigit()
+    ):
         raise UsageError(f"--device {device}: no such device", "use auto, cpu, cuda, cuda:N or mps")
     if device == "auto":
         device = _best_device(model)
@@ -183,10 +194,17 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         tokenizer = (folder / "tokenizer.model").read_bytes()
-        super().__init__(ModelConfig.from_dict(about["config"]), Tokenizer(tokenizer), about["title"], about["hash"])
+        super().__init__(
+            ModelConfig.from_dict(about["config"]),
+            Tokenizer(tokenizer),
+            about["title"],
+            about["hash"],
+        )
         self.batch = int(about["batch"])
         self._folder = folder
-        self._sessions = {name: _session(folder / f"{name}.onnx") for name in ("text_encoder", "generator")}
+        self._sessions = {
+            name: _session(folder / f"{name}.onnx") for name in ("text_encoder", "generator")
+        }
 
     @classmethod
     def open(cls, model: Path, announce: Any) -> OnnxRuntime:
@@ -212,24 +230,32 @@ class OnnxRuntime(Runtime):
         folder, about = make_ready(model, folder, batch_of, announce)
         return cls(folder, about)
 
-    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _encode(
+        self, tokens: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         count, length = len(tokens), -(-int(mask.sum(1).max()) // _WORDS) * _WORDS
-        if count == 1:  # one row takes a matrix-vector kernel that rounds otherwise than the matrix one: make it two
+        if (
+            count == 1
+        ):  # one row takes a matrix-vector kernel that rounds otherwise than the matrix one: make it two
             tokens, mask = tokens.repeat(2, 0), mask.repeat(2, 0)
         feed = {"tokens": tokens[:, :length], "mask": mask[:, :length]}
         embeds, features, style = self._sessions["text_encoder"].run(None, feed)
         return embeds[:count], features[:count], style[:count]
 
-    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+    def _draw(
+        self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray
+    ) -> np.ndarray:
         feed = {"noise": noise, "text_embeds": embeds, "mask": mask, "style": styles}
         return self._sessions["generator"].run(None, feed)[0]
 
     def image_features(self, images: np.ndarray) -> np.ndarray:
-        """Images, float32 (b, c, h, w) -> float32 (b, d), unit norm; one by one, so that a rank never hangs on the batch."""
+        """Images, float32 (b, c, h, w) -> (b, d), unit norm; one by one, so that a rank never hangs on the batch."""
         if "image_encoder" not in self._sessions:
             self._sessions["image_encoder"] = _session(self._folder / "image_encoder.onnx")
         session = self._sessions["image_encoder"]
-        return np.concatenate([session.run(None, {"images": images[row : row + 1]})[0] for row in range(len(images))])
+        return np.concatenate(
+            [session.run(None, {"images": images[row : row + 1]})[0] for row in range(len(images))]
+        )
 
 
 def _session(path: Path) -> Any:
@@ -238,7 +264,9 @@ def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # the file is optimised
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # the file is optimised
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -251,7 +279,9 @@ def _key(model: Path) -> str:
     except OSError as error:
         raise WeightsError(f"{model}: cannot be read: {error.strerror or error}") from None
     features = getattr(getattr(np, "_core", None), "_multiarray_umath", None)
-    processor = sorted(name for name, has in getattr(features, "__cpu_features__", {}).items() if has)
+    processor = sorted(
+        name for name, has in getattr(features, "__cpu_features__", {}).items() if has
+    )
     identity = (
         RUNTIME_VERSION, onnxruntime.__version__, sys.platform, processor,
         os.path.realpath(model), stat.st_size, stat.st_mtime_ns, stat.st_ino,
@@ -264,19 +294,30 @@ def _rows_are_independent(runtime: OnnxRuntime) -> bool:
     config = runtime.config
     stream = np.random.RandomState(0)
     side = config.resolution
-    noise = stream.standard_normal((MAX_BATCH, config.image_channels, side, side)).astype(np.float32)
-    prompts = [" ".join(["cat", "red", "house"][: 1 + row % 3] * (1 + 4 * (row % 4))) + str(row) for row in range(MAX_BATCH)]
+    noise = stream.standard_normal((MAX_BATCH, config.image_channels, side, side)).astype(
+        np.float32
+    )
+    prompts = [
+        " ".join(["cat", "red", "house"][: 1 + row % 3] * (1 + 4 * (row % 4))) + str(row)
+        for row in range(MAX_BATCH)
+    ]
     runtime.batch = 1
     texts = [runtime.encode(prompt) for prompt in prompts]
     tokens, mask = runtime.tokenizer.batch(prompts, config.text.context_length)
     for rows in (slice(0, 3), slice(0, MAX_BATCH), slice(5, 6)):
         embeds, features, style = runtime._encode(tokens[rows], mask[rows])
         for row, text in enumerate(texts[rows]):
-            pairs = ((embeds[row, : len(text.text_embeds)], text.text_embeds), (features[row], text.text_features))
+            pairs = (
+                (embeds[row, : len(text.text_embeds)], text.text_embeds),
+                (features[row], text.text_features),
+            )
             if not all(np.array_equal(a, b) for a, b in (*pairs, (style[row], text.style))):
                 return False
     styles = np.stack([text.style for text in texts])
-    alone = [runtime.draw(noise[row : row + 1], texts[row : row + 1], styles[row : row + 1])[0] for row in range(MAX_BATCH)]
+    alone = [
+        runtime.draw(noise[row : row + 1], texts[row : row + 1], styles[row : row + 1])[0]
+        for row in range(MAX_BATCH)
+    ]
     for first, count in ((0, 2), (1, 3), (2, 5), (0, 8), (3, 11), (0, MAX_BATCH)):
         rows = slice(first, first + count)
         together = runtime.draw(noise[rows], texts[rows], styles[rows])
@@ -307,14 +348,23 @@ class TorchRuntime(Runtime):
 
         if device.startswith("cuda"):
             if not torch.cuda.is_available():
-                raise UsageError(f"--device {device}: torch finds no CUDA device here", "use --device cpu")
+                raise UsageError(
+                    f"--device {device}: torch finds no CUDA device here", "use --device cpu"
+                )
             if ":" in device and int(device[5:]) >= torch.cuda.device_count():
-                raise UsageError(f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices")
+                raise UsageError(
+                    f"--device {device}: there are only {torch.cuda.device_count()} CUDA devices"
+                )
         if device == "mps" and not torch.backends.mps.is_available():
             raise UsageError("--device mps: torch finds no Metal device here", "use --device cpu")
         self.loaded: LoadedModel = load_model(model, device)
         info = self.loaded.info
-        super().__init__(self.loaded.config, Tokenizer(self.loaded.tokenizer), info.title or model.stem, info.hash)
+        super().__init__(
+            self.loaded.config,
+            Tokenizer(self.loaded.tokenizer),
+            info.title or model.stem,
+            info.hash,
+        )
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
         self.batch = 1 if self.device.type == "cpu" else MAX_BATCH
@@ -322,30 +372,46 @@ class TorchRuntime(Runtime):
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
 
-    def _encode(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _encode(
+        self, tokens: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         import torch
 
         networks = self.loaded.networks
         rows: list[tuple[np.ndarray, ...]] = []
         with torch.inference_mode():
             for row in range(len(tokens)):  # one by one: no bit hangs on the others
-                text = networks.text_encoder(self._tensor(tokens[row : row + 1]), self._tensor(mask[row : row + 1]))
+                text = networks.text_encoder(
+                    self._tensor(tokens[row : row + 1]), self._tensor(mask[row : row + 1])
+                )
                 style = networks.generator.style(text.text_features)
-                rows.append(tuple(value.float().cpu().numpy() for value in (text.text_embeds, text.text_features, style)))
+                rows.append(
+                    tuple(
+                        value.float().cpu().numpy()
+                        for value in (text.text_embeds, text.text_features, style)
+                    )
+                )
         embeds, features, style = (np.concatenate(column) for column in zip(*rows, strict=True))
         return embeds, features, style
 
-    def _draw(self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray) -> np.ndarray:
+    def _draw(
+        self, noise: np.ndarray, embeds: np.ndarray, mask: np.ndarray, styles: np.ndarray
+    ) -> np.ndarray:
         import torch
 
         count, length = len(noise), self.config.text.context_length
-        rows = [*range(count), *[0] * (self.batch - count)]  # a batch that is not full repeats its first row
+        rows = [
+            *range(count),
+            *[0] * (self.batch - count),
+        ]  # a batch that is not full repeats its first row
         embeds = np.pad(embeds, ((0, 0), (0, max(0, length - embeds.shape[1])), (0, 0)))[:, :length]
         mask = np.pad(mask, ((0, 0), (0, max(0, length - mask.shape[1]))))[:, :length]
         inputs = [self._tensor(values[rows]) for values in (noise, embeds, mask, styles)]
         level = torch.ones(len(rows), device=self.device)
         with torch.inference_mode():
-            images = self.loaded.networks.generator(inputs[0], level, inputs[1], inputs[2], inputs[3])
+            images = self.loaded.networks.generator(
+                inputs[0], level, inputs[1], inputs[2], inputs[3]
+            )
         return images[:count].float().cpu().numpy()
 
     def image_features(self, images: np.ndarray) -> np.ndarray:
@@ -354,7 +420,10 @@ class TorchRuntime(Runtime):
 
         encoder = self.loaded.networks.image_encoder
         with torch.inference_mode():
-            rows = [encoder(self._tensor(images[row : row + 1])).float().cpu().numpy() for row in range(len(images))]
+            rows = [
+                encoder(self._tensor(images[row : row + 1])).float().cpu().numpy()
+                for row in range(len(images))
+            ]
         return np.concatenate(rows)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:

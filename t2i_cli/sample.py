@@ -54,7 +54,9 @@ __all__ = [
 
 Format = Literal["png", "webp", "jpg"]
 FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
-NEGATIVE_GUIDANCE = 1.5  # what a negative prompt takes where --guidance is not given: at 1 it would change nothing
+NEGATIVE_GUIDANCE = (
+    1.5  # what a negative prompt takes where --guidance is not given: at 1 it would change nothing
+)
 MAX_GRID = 1024  # pictures of one contact sheet
 _COLOURS = {
     "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080", "red": "ff0000", "green": "008000",
@@ -127,8 +129,8 @@ class Model:
         Args:
             prompt: what to draw.
             seed: 0 to 2^63 - 1; the same seed, prompt and settings give the same picture.
-            guidance: how far to go from the empty prompt towards this one and past it: 1 is the model as trained; 1.5 where
-                a negative prompt is given.
+            guidance: how far to go from the empty prompt towards this one and past it: 1 is the model as
+                trained; 1.5 where a negative prompt is given.
             truncation: scale of the noise; under 1 gives plainer, safer pictures.
             negative: what to go away from, in place of the empty prompt.
             best_of: draw as many, from seed on, and keep the one that the image encoder finds nearest to the prompt.
@@ -169,12 +171,17 @@ class Model:
 
         texts = [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts)
         if len(texts) != len(seeds):
-            raise UsageError(f"{len(texts)} prompts and {len(seeds)} seeds", "give as many of one as of the other")
+            raise UsageError(
+                f"{len(texts)} prompts and {len(seeds)} seeds",
+                "give as many of one as of the other",
+            )
         options = Options(
             guidance=guidance, truncation=truncation, negative=negative, best_of=best_of, scale=scale,
             background=background,
         )  # fmt: skip
-        wishes = [options.wish(argument_of(text), seed) for text, seed in zip(texts, seeds, strict=True)]
+        wishes = [
+            options.wish(argument_of(text), seed) for text, seed in zip(texts, seeds, strict=True)
+        ]
         return [to_pil(picture.pixels) for picture in self.pictures(wishes)]
 
     def pictures(self, wishes: Sequence[Wish]) -> list[Picture]:
@@ -202,7 +209,10 @@ class Model:
     def _images(self, rows: Sequence[tuple[Wish, int]], texts: dict[Wish, Text]) -> np.ndarray:
         config = self.runtime.config
         noise = np.stack(
-            [noise_for(seed, config.image_channels, config.resolution) * np.float32(w.truncation) for w, seed in rows]
+            [
+                noise_for(seed, config.image_channels, config.resolution) * np.float32(w.truncation)
+                for w, seed in rows
+            ]
         )
         styles = np.stack([self._style(wish, texts[wish]) for wish, _ in rows])
         return self.runtime.draw(noise, [texts[wish] for wish, _ in rows], styles)
@@ -230,14 +240,22 @@ class Model:
             runtime=self.runtime.name,
             version=t2i_cli.__version__,
         )
-        return Picture(finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut)
+        return Picture(
+            finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut
+        )
 
 
-def load(model: str | Path | None = None, device: str = "auto", *, announce: Callable[[str], None] | None = None) -> Model:
+def load(
+    model: str | Path | None = None,
+    device: str = "auto",
+    *,
+    announce: Callable[[str], None] | None = None,
+) -> Model:
     """A model, ready to sample.
 
     Args:
-        model: a weights file, a run folder or the name of a shipped model; None takes ``T2I_MODEL`` or the shipped default.
+        model: a weights file, a run folder or the name of a shipped model; None takes ``T2I_MODEL`` or the
+            shipped default.
         device: auto, cpu, cuda, cuda:N or mps.
         announce: called with a line of text when something takes long (once for each kind of model).
 
@@ -262,7 +280,9 @@ def finished(image: np.ndarray, scale: int = 1, background: str = "") -> np.ndar
     under = colour(background)
     if under is not None and pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].astype(np.uint32)
-        mixed = pixels[..., :3].astype(np.uint32) * alpha + np.array(under, np.uint32) * (255 - alpha)
+        mixed = pixels[..., :3].astype(np.uint32) * alpha + np.array(under, np.uint32) * (
+            255 - alpha
+        )
         pixels = ((mixed + 127) // 255).astype(np.uint8)
     return pixels.repeat(scale, 0).repeat(scale, 1) if scale > 1 else pixels
 
@@ -283,7 +303,10 @@ def colour(name: str) -> tuple[int, int, int] | None:
     if re.fullmatch("[0-9a-f]{3}", digits):
         digits = "".join(2 * digit for digit in digits)
     if not re.fullmatch("[0-9a-f]{6}", digits):
-        raise UsageError(f"--background {name}: no such colour", "use none, #rrggbb or a name: " + ", ".join(_COLOURS))
+        raise UsageError(
+            f"--background {name}: no such colour",
+            "use none, #rrggbb or a name: " + ", ".join(_COLOURS),
+        )
     return int(digits[:2], 16), int(digits[2:4], 16), int(digits[4:], 16)
 
 
@@ -313,20 +336,25 @@ class Options:
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of range."""
         bounds: dict[str, tuple[float, float]] = {
-            "n": (1, prompts.MAX_N), "seed": (0, MAX_SEED), "truncation": (0, 10), "best_of": (1, 1000), "scale": (1, 64),
+            "n": (1, prompts.MAX_N), "seed": (0, MAX_SEED), "truncation": (0, 10), "best_of": (1, 1000),
+            "scale": (1, 64),
         }  # fmt: skip
         if self.guidance is not None:
             bounds["guidance"] = (0, 100)
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 flag = "-n" if name == "n" else "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} {getattr(self, name)}: out of range", f"use {low:g} to {high:g}")
+                raise UsageError(
+                    f"{flag} {getattr(self, name)}: out of range", f"use {low:g} to {high:g}"
+                )
         if self.overwrite and self.skip_existing:
             raise UsageError("-f and --skip-existing exclude each other", "give one of them")
         if self.format is not None and self.format not in FORMATS:
             raise UsageError(f"--format {self.format}: no such format", "use png, webp or jpg")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(f"--shard {self.shard[0]}/{self.shard[1]}: no such share", "write 1/16 to 16/16")
+            raise UsageError(
+                f"--shard {self.shard[0]}/{self.shard[1]}: no such share", "write 1/16 to 16/16"
+            )
         colour(self.background or "")
         if self.out not in (None, "-"):
             Template(self._text)
@@ -335,10 +363,14 @@ class Options:
     def wish(self, request: Request, seed: int) -> Wish:
         """One picture of a request."""
         negative = self.negative if request.negative is None else request.negative
-        guidance = self.guidance if self.guidance is not None else NEGATIVE_GUIDANCE if negative else 1.0
+        guidance = (
+            self.guidance if self.guidance is not None else NEGATIVE_GUIDANCE if negative else 1.0
+        )
         best_of = self.best_of
         if seed + best_of - 1 > MAX_SEED:
-            raise PromptError(f"seed {seed} is too near the last one, {MAX_SEED}", "take a smaller seed")
+            raise PromptError(
+                f"seed {seed} is too near the last one, {MAX_SEED}", "take a smaller seed"
+            )
         if seed < 0:
             raise UsageError(f"seed {seed}: out of range", f"use 0 to {MAX_SEED}")
         return Wish(
@@ -358,12 +390,16 @@ class Options:
         if self.format is not None:
             chosen = FORMATS[self.format]
             if ending in FORMATS and FORMATS[ending] != chosen:
-                raise UsageError(f"{path}: ends in .{ending}, but --format is {self.format}", "make them agree")
+                raise UsageError(
+                    f"{path}: ends in .{ending}, but --format is {self.format}", "make them agree"
+                )
             return chosen
         if ending in FORMATS:
             return FORMATS[ending]
         if ending and re.fullmatch("[a-z]{2,5}", ending):
-            raise UsageError(f"{path}: .{ending} is not a format that is written", "use .png, .webp or .jpg")
+            raise UsageError(
+                f"{path}: .{ending} is not a format that is written", "use .png, .webp or .jpg"
+            )
         return "png"
 
     @property
@@ -523,15 +559,21 @@ def _jobs(feed: _Source, options: Options) -> Iterator[_Job | Skipped | Failed |
             yield _Pause()
 
 
-def _jobs_of(request: Request, number: int, template: Template, options: Options) -> Iterator[_Job | Skipped | Failed]:
+def _jobs_of(
+    request: Request, number: int, template: Template, options: Options
+) -> Iterator[_Job | Skipped | Failed]:
     first = options.seed if request.seed is None else request.seed
     for k in range(request.n or options.n):
         try:
             seed = first + k * options.best_of
             if seed > MAX_SEED:
-                raise PromptError(f"seed {seed} is past the last one, {MAX_SEED}", "take a smaller seed")
+                raise PromptError(
+                    f"seed {seed} is past the last one, {MAX_SEED}", "take a smaller seed"
+                )
             wish = options.wish(request, seed)
-            path = _path(request, Fields(number + k, k, seed, request.prompt, request.id), template, options)
+            path = _path(
+                request, Fields(number + k, k, seed, request.prompt, request.id), template, options
+            )
         except T2IError as error:
             yield Failed(error, request.line, request.prompt)
             return
@@ -549,18 +591,24 @@ def _path(request: Request, fields: Fields, template: Template, options: Options
     except UsageError as error:
         raise PromptError(str(error).replace("-o ", "out ", 1), error.hint) from None
     if request.n is not None and request.n > 1 and not Template(request.out).varies:
-        raise PromptError(f"out {request.out}: {request.n} pictures for one name", "write {k} or {seed} into it")
+        raise PromptError(
+            f"out {request.out}: {request.n} pictures for one name", "write {k} or {seed} into it"
+        )
     return inside(options.folder, name)
 
 
 def _existing(path: str, request: Request, options: Options) -> Skipped | Failed:
     if options.skip_existing:
         return Skipped(path)
-    error = OutputError(f"{path}: exists", "use -f to overwrite, --skip-existing to go on, or another -o")
+    error = OutputError(
+        f"{path}: exists", "use -f to overwrite, --skip-existing to go on, or another -o"
+    )
     return Failed(error, request.line, request.prompt)
 
 
-def _at_most_one(items: Iterator[Request | BadLine | None], options: Options) -> list[Request | BadLine | None]:
+def _at_most_one(
+    items: Iterator[Request | BadLine | None], options: Options
+) -> list[Request | BadLine | None]:
     """Every item, where they ask for one picture together.
 
     Raises:
@@ -574,14 +622,22 @@ def _at_most_one(items: Iterator[Request | BadLine | None], options: Options) ->
             total += item.n or options.n
         if total > 1:
             if options.out == "-":
-                raise UsageError("-o - writes one picture, and several were asked for", "write -o 'out/{i:05}.png'")
+                raise UsageError(
+                    "-o - writes one picture, and several were asked for",
+                    "write -o 'out/{i:05}.png'",
+                )
             head, ending = os.path.splitext(cast("str", options.out))  # noqa: PTH122
-            raise UsageError(f"-o {options.out} is one file, and several pictures were asked for",
-                             f"write -o '{head}-{{i:05}}{ending or '.png'}' or -o '{head}-{{slug}}-{{seed}}{ending or '.png'}'")  # fmt: skip
+            raise UsageError(
+                f"-o {options.out} is one file, and several pictures were asked for",
+                f"write -o '{head}-{{i:05}}{ending or '.png'}' or "
+                f"-o '{head}-{{slug}}-{{seed}}{ending or '.png'}'",
+            )
     return kept
 
 
-def _written(model: Model, jobs: Sequence[_Job], options: Options) -> Iterator[Made | Skipped | Failed]:
+def _written(
+    model: Model, jobs: Sequence[_Job], options: Options
+) -> Iterator[Made | Skipped | Failed]:
     start = time.perf_counter()
     pictures = model.pictures([job.wish for job in jobs])
     spent = (time.perf_counter() - start) / len(jobs)
@@ -603,7 +659,12 @@ def _written(model: Model, jobs: Sequence[_Job], options: Options) -> Iterator[M
         yield Made(job.path, picture, 1000 * (spent + time.perf_counter() - start), job.request.id)
 
 
-_FATAL = {errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}  # no other picture will fare better
+_FATAL = {
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EIO,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+}  # no other picture will fare better
 
 
 def encoded(picture: Picture, *, keep: bool = True) -> bytes:
@@ -630,7 +691,9 @@ def outcome(made: int, failures: Sequence[Failed]) -> None:
         return
     if made:
         count = len(failures)
-        raise PartialError(f"{count} {'prompt' if count == 1 else 'prompts'} failed; {made} pictures are written")
+        raise PartialError(
+            f"{count} {'prompt' if count == 1 else 'prompts'} failed; {made} pictures are written"
+        )
     error = failures[0].error
     if len(failures) > 1:
         raise type(error)(f"all {len(failures)} failed, the first: {error}", error.hint)
@@ -653,10 +716,15 @@ def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]
         with open(path, "rb") as file:  # noqa: PTH123
             data = file.read(images.MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     recipe = metadata.from_text(images.read_text(data, name=path).text, path)
     if recipe.kind != "picture":
-        raise InputError(f"{path}: a {recipe.kind} cannot be made again from its metadata", "give a single picture")
+        raise InputError(
+            f"{path}: a {recipe.kind} cannot be made again from its metadata",
+            "give a single picture",
+        )
     again = replace(
         options,
         n=1,
@@ -696,7 +764,8 @@ def contact_sheet(pictures: Sequence[Picture], columns: int = 0) -> np.ndarray:
     pixels = np.stack([picture.pixels for picture in pictures])
     several = len({picture.recipe.prompt for picture in pictures}) > 1
     captions = [
-        picture.recipe.prompt + (f" #{picture.recipe.picked or picture.recipe.seed}" if not several else "")
+        picture.recipe.prompt
+        + (f" #{picture.recipe.picked or picture.recipe.seed}" if not several else "")
         for picture in pictures
     ]
     return images.grid(pixels, captions, columns or min(8, math.ceil(math.sqrt(len(pictures)))))
@@ -718,7 +787,9 @@ def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarra
     a, b = model.runtime.encode(first.prompt), model.runtime.encode(prompt)
     last = replace(first, prompt=prompt)
     style_a, style_b = model._style(first, a), model._style(last, b)
-    noise = noise_for(first.seed, config.image_channels, config.resolution) * np.float32(first.truncation)
+    noise = noise_for(first.seed, config.image_channels, config.resolution) * np.float32(
+        first.truncation
+    )
     length = max(len(a.text_embeds), len(b.text_embeds))
     embeds_a, embeds_b = (_stretched(text.text_embeds, length) for text in (a, b))
     out: list[np.ndarray] = []
@@ -748,7 +819,9 @@ def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     angle = math.acos(cosine)
     if angle < 1e-4:
         return ((1 - share) * a + share * b).astype(np.float32)
-    direction = (math.sin((1 - share) * angle) * a / length_a + math.sin(share * angle) * b / length_b) / math.sin(angle)
+    direction = (
+        math.sin((1 - share) * angle) * a / length_a + math.sin(share * angle) * b / length_b
+    ) / math.sin(angle)
     return (direction * ((1 - share) * length_a + share * length_b)).astype(np.float32)
 
 
@@ -785,7 +858,10 @@ def vary(
         fitted = images.flatten(fitted)
     target = to_images(torch.from_numpy(np.ascontiguousarray(fitted))[None]).to(torch_side.device)
     text = runtime.encode(wishes[0].prompt)
-    embeds, style = torch.from_numpy(text.text_embeds)[None], torch.from_numpy(model._style(wishes[0], text))[None]
+    embeds, style = (
+        torch.from_numpy(text.text_embeds)[None],
+        torch.from_numpy(model._style(wishes[0], text))[None],
+    )
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
     embeds, style, mask = (value.to(torch_side.device) for value in (embeds, style, mask))
     start = noise_for(wishes[0].seed, config.image_channels, config.resolution)
@@ -809,7 +885,9 @@ def vary(
     angle = min(max(strength, 0.0), 1.0) * math.pi / 2
     for wish in wishes:
         other = noise_for(wish.seed, config.image_channels, config.resolution)
-        moved = (math.cos(angle) * best + math.sin(angle) * other).astype(np.float32) * np.float32(wish.truncation)
+        moved = (math.cos(angle) * best + math.sin(angle) * other).astype(np.float32) * np.float32(
+            wish.truncation
+        )
         said = runtime.encode(wish.prompt)
         image = runtime.draw(moved[None], [said], model._style(wish, said)[None])[0]
         picture = model._finish(wish, image, said, 0)
@@ -818,7 +896,7 @@ def vary(
 
 
 def preview(pixels: np.ndarray) -> str:
-    """Pixels, uint8 (h, w, 3 or 4) -> text that draws them in a terminal of 24-bit colours, two rows of pixels a line."""
+    """Pixels, uint8 (h, w, 3 or 4) -> text that draws them in a terminal of 24-bit colours, two rows a line."""
     if pixels.shape[0] > 64:
         step = -(-pixels.shape[0] // 64)
         pixels = pixels[::step, ::step]

@@ -32,12 +32,21 @@ class Tokenizer:
 
     def __init__(self, model: bytes) -> None:
         if not 0 < len(model) <= MAX_BYTES:
-            raise TokenizerError(f"not a tokenizer: {len(model)} bytes", "expected a sentencepiece model")
+            raise TokenizerError(
+                f"not a tokenizer: {len(model)} bytes", "expected a sentencepiece model"
+            )
         try:
             self._processor = spm.SentencePieceProcessor(model_proto=model)
-            special = [self._processor.pad_id(), self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id()]
+            special = [
+                self._processor.pad_id(),
+                self._processor.unk_id(),
+                self._processor.bos_id(),
+                self._processor.eos_id(),
+            ]
         except (RuntimeError, ValueError, TypeError, OSError) as error:
-            raise TokenizerError("not a tokenizer: sentencepiece cannot read it", "make one: t2i tokenize --train") from error
+            raise TokenizerError(
+                "not a tokenizer: sentencepiece cannot read it", "make one: t2i tokenize --train"
+            ) from error
         if special != [PAD, UNK, BOS, EOS]:
             raise TokenizerError(
                 f"this tokenizer has its special tokens at {special}, expected {[PAD, UNK, BOS, EOS]}",
@@ -84,7 +93,7 @@ class Tokenizer:
         return sum(self._processor.is_byte(token) or token == UNK for token in self.encode(text))
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Texts -> tokens, int64 (b, length), and mask, bool (b, length): start, pieces, end, padding; cut to length."""
+        """Texts -> tokens int64, mask bool (b, length): start, pieces, end, padding; cut to length."""
         tokens = np.full((len(texts), length), PAD, dtype=np.int64)
         for row, text in enumerate(texts):
             ids = [BOS, *self.encode(text)[: length - 2], EOS]
@@ -105,7 +114,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     """
     lines = [line for line in (_clean(text) for text in texts) if line.strip()]
     if not lines:
-        raise TokenizerError("no text to make a tokenizer from", "give captions: a data folder, a text file or -")
+        raise TokenizerError(
+            "no text to make a tokenizer from", "give captions: a data folder, a text file or -"
+        )
     model = io.BytesIO()
     try:
         spm.SentencePieceTrainer.train(
@@ -128,7 +139,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise TokenizerError(f"sentencepiece could not learn from {len(lines)} texts: {error}") from error
+        raise TokenizerError(
+            f"sentencepiece could not learn from {len(lines)} texts: {error}"
+        ) from error
     if not model.getvalue():
         raise OutputError("sentencepiece returned an empty tokenizer", "is the disk full?")
     return Tokenizer(model.getvalue())

@@ -21,13 +21,19 @@ def test_other_programs_can_draw_with_the_files(tmp_path):
     about = json.loads((tmp_path / "out/config.json").read_text())
     assert about["opset"] == OPSET
     text, generator, images = (
-        onnxruntime.InferenceSession(tmp_path / f"out/{name}.onnx", providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            tmp_path / f"out/{name}.onnx", providers=["CPUExecutionProvider"]
+        )
         for name in ("text_encoder", "generator", "image_encoder")
     )
-    tokens, mask = Tokenizer.load(tmp_path / "out/tokenizer.model").batch(["a red ball", "blue", ""], 9)
+    tokens, mask = Tokenizer.load(tmp_path / "out/tokenizer.model").batch(
+        ["a red ball", "blue", ""], 9
+    )
     embeds, features, style = text.run(None, {"tokens": tokens, "mask": mask})
     noise = noise_batch([1, 2, 3], 4, 32)
-    drawn = generator.run(None, {"noise": noise, "text_embeds": embeds, "mask": mask, "style": style})[0]
+    drawn = generator.run(
+        None, {"noise": noise, "text_embeds": embeds, "mask": mask, "style": style}
+    )[0]
     seen = images.run(None, {"images": drawn})[0]
     reference = TorchRuntime(weights, "cpu")
     for row, prompt in enumerate(["a red ball", "blue", ""]):

@@ -30,7 +30,11 @@ FULL = Recipe(
 def test_a_recipe_travels_in_every_format(recipe, format):
     pixels = np.full((8, 8, 4), 200, np.uint8)
     text = to_text(recipe, 8, 8)
-    data = png.encode(pixels, text, xmp(recipe)) if format == "png" else images.encode(pixels, format, text=text, xmp=xmp(recipe))
+    data = (
+        png.encode(pixels, text, xmp(recipe))
+        if format == "png"
+        else images.encode(pixels, format, text=text, xmp=xmp(recipe))
+    )
     read = images.read_text(data, name="x")
     assert from_text(read.text, "x") == recipe
     assert GENERATED in read.xmp
@@ -41,7 +45,9 @@ def test_parameters_grammar():
     lines = metadata.parameters(FULL, 128, 128).split("\n")
     assert lines[0] == FULL.prompt
     assert lines[1] == "Negative prompt: blue"
-    assert lines[2].startswith("Steps: 1, Sampler: t2i one-step, CFG scale: 1.5, Seed: 4611686018427387907, Size: 128x128, ")
+    assert lines[2].startswith(
+        "Steps: 1, Sampler: t2i one-step, CFG scale: 1.5, Seed: 4611686018427387907, Size: 128x128, "
+    )
     assert 'Model: "icons, by me"' in lines[2]
 
 

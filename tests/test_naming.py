@@ -19,7 +19,10 @@ def fields(prompt="a red cat", **more):
 
 def test_templates():
     assert Template("out/{i:05}-{slug}-{seed}.png").expand(fields()) == "out/00004-a-red-cat-7.png"
-    assert Template("{id}/{k:02d}-{model}.png").expand(fields(id="x/../y", model="m")) == "x_.._y/01-m.png"
+    assert (
+        Template("{id}/{k:02d}-{model}.png").expand(fields(id="x/../y", model="m"))
+        == "x_.._y/01-m.png"
+    )
     assert Template("{{}}.png").expand(fields()) == "{}.png"
     assert not Template("{model}.png").varies
     assert Template("{seed}").varies
@@ -29,7 +32,19 @@ def test_templates():
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "{}", "{0}", "{prompt}", "{i.__class__}", "{i[0]}", "{i!r}", "{i:99999999}", "{slug:5}", "{i:{k}}", "}"],
+    [
+        "{",
+        "{}",
+        "{0}",
+        "{prompt}",
+        "{i.__class__}",
+        "{i[0]}",
+        "{i!r}",
+        "{i:99999999}",
+        "{slug:5}",
+        "{i:{k}}",
+        "}",
+    ],
 )
 def test_a_template_that_cannot_be_is_a_usage_error(text):
     with pytest.raises(UsageError):
@@ -79,7 +94,21 @@ def test_a_name_of_a_stranger_stays_inside(tmp_path):
     (base / "leak").symlink_to(tmp_path)
     assert inside(str(base), "sub/x.png") == f"{base}/sub/x.png"
     assert inside("", "x.png") == "x.png"
-    for bad in ("../x", "sub/../../x", "/etc/x", "leak/x", "a\0", "a\x1b", "C:x", "\\x", "-rf", "CON", "nul.png", "sub/", "a\u202e"):
+    for bad in (
+        "../x",
+        "sub/../../x",
+        "/etc/x",
+        "leak/x",
+        "a\0",
+        "a\x1b",
+        "C:x",
+        "\\x",
+        "-rf",
+        "CON",
+        "nul.png",
+        "sub/",
+        "a\u202e",
+    ):
         with pytest.raises(PromptError):
             inside(str(base), bad)
 
@@ -149,7 +178,9 @@ print(won)
 
 def race(folder, writers, count):
     procs = [
-        subprocess.Popen([sys.executable, "-c", WRITER, folder, str(who), str(count)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, folder, str(who), str(count)], stdout=subprocess.PIPE
+        )
         for who in range(writers)
     ]
     return [int(proc.communicate()[0]) for proc in procs]

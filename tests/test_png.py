@@ -10,9 +10,15 @@ from t2i_cli import images, png
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (7, 33)])
 def test_pil_reads_the_same_pixels(channels, shape):
     rng = np.random.default_rng(0)
-    smooth = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))[..., None] * np.arange(1, channels + 1)
+    smooth = np.add.outer(np.arange(shape[0]), np.arange(shape[1]))[..., None] * np.arange(
+        1, channels + 1
+    )
     noise = rng.integers(0, 256, (*shape, channels))
-    for pixels in (smooth.astype(np.uint8), noise.astype(np.uint8), np.zeros((*shape, channels), np.uint8)):
+    for pixels in (
+        smooth.astype(np.uint8),
+        noise.astype(np.uint8),
+        np.zeros((*shape, channels), np.uint8),
+    ):
         if channels == 4:
             pixels[0, 0, 3] = 7  # not opaque
         got = images.decode(png.encode(pixels), name="x")

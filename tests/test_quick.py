@@ -14,8 +14,14 @@ def declared():
         if name in ("return", "prompt"):
             continue
         option = hint.__metadata__[0]
-        given = [option.default, *option.param_decls] if isinstance(option.default, str) else list(option.param_decls or ())
-        flags = [flag for flag in given if str(flag).startswith("-")] or ["--" + name.replace("_", "-")]
+        given = (
+            [option.default, *option.param_decls]
+            if isinstance(option.default, str)
+            else list(option.param_decls or ())
+        )
+        flags = [flag for flag in given if str(flag).startswith("-")] or [
+            "--" + name.replace("_", "-")
+        ]
         if not any(flag.startswith("--") for flag in flags):
             flags.append("--" + name.replace("_", "-"))
         found.update(dict.fromkeys(flags, name))
@@ -25,7 +31,9 @@ def declared():
 def test_both_readers_know_the_same_options_and_defaults():
     assert declared() == FLAGS
     parameters = inspect.signature(sample).parameters
-    for name, default in ((field, getattr(SampleSettings(), field)) for field in parameters if field != "prompt"):
+    for name, default in (
+        (field, getattr(SampleSettings(), field)) for field in parameters if field != "prompt"
+    ):
         assert parameters[name].default == default, name
 
 
@@ -33,8 +41,14 @@ def test_both_readers_know_the_same_options_and_defaults():
     ("line", "settings"),
     [
         (["a cat"], SampleSettings(prompt=("a cat",))),
-        (["a", "b", "-n", "3", "--seed", "random"], SampleSettings(prompt=("a", "b"), n=3, seed="random")),
-        (["-", "-o", "x/{i}.png", "--json", "-f"], SampleSettings(prompt=("-",), out="x/{i}.png", json_rows=True, force=True)),
+        (
+            ["a", "b", "-n", "3", "--seed", "random"],
+            SampleSettings(prompt=("a", "b"), n=3, seed="random"),
+        ),
+        (
+            ["-", "-o", "x/{i}.png", "--json", "-f"],
+            SampleSettings(prompt=("-",), out="x/{i}.png", json_rows=True, force=True),
+        ),
         (["a", "--guidance=1.5", "-o", "-"], SampleSettings(prompt=("a",), guidance=1.5, out="-")),
         (["--seed", "-1", "a"], SampleSettings(prompt=("a",), seed="-1")),
     ],
@@ -44,9 +58,21 @@ def test_plain_lines(line, settings):
 
 
 @pytest.mark.parametrize(
-    "line", [["-h"], ["a", "--help"], ["a", "--nope"], ["a", "-n"], ["a", "-n", "x"], ["a", "-n4"], ["a", "-q"], ["a", "--", "-b"],
-             ["a", "--json=1"], ["a", "-o=x"], ["a", "--guidance", "much"]],
-)  # fmt: skip
+    "line",
+    [
+        ["-h"],
+        ["a", "--help"],
+        ["a", "--nope"],
+        ["a", "-n"],
+        ["a", "-n", "x"],
+        ["a", "-n4"],
+        ["a", "-q"],
+        ["a", "--", "-b"],
+        ["a", "--json=1"],
+        ["a", "-o=x"],
+        ["a", "--guidance", "much"],
+    ],
+)
 def test_other_lines_are_left_to_typer(line):
     assert settings_of(line) is None
 

@@ -119,7 +119,9 @@ def test_the_second_start_reads_no_weights_and_imports_no_torch(weights):
         "assert runtime.name == 'onnxruntime-cpu'\n"
         "print(sorted(m for m in sys.modules if m in ('torch', 'onnx', 'onnxscript', 'PIL', 'rich', 'typer')))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -137,7 +139,11 @@ def test_a_changed_weights_file_is_read_again(weights, tmp_path):
 def test_a_damaged_cache_is_made_again(weights):
     before = drawn(open_runtime(weights, "cpu"), ["blue"], [1])
     ready = cache_folder() / "ready"
-    for name, damage in (("generator.onnx", b"no graph"), ("about.json", b"{"), ("tokenizer.model", b"")):
+    for name, damage in (
+        ("generator.onnx", b"no graph"),
+        ("about.json", b"{"),
+        ("tokenizer.model", b""),
+    ):
         for folder in ready.iterdir():
             (folder / name).write_bytes(damage)
         assert np.array_equal(drawn(open_runtime(weights, "cpu"), ["blue"], [1]), before)

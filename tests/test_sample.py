@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 
 from t2i_cli import images, metadata
-from t2i_cli.errors import InputError, OutputError, PartialError, PromptError, UsageError, WeightsError
+from t2i_cli.errors import (
+    InputError,
+    OutputError,
+    PartialError,
+    PromptError,
+    UsageError,
+    WeightsError,
+)
 from t2i_cli.noise import MAX_SEED
 from t2i_cli.prompts import LineReader, Request
 from t2i_cli.sample import (
     NEGATIVE_GUIDANCE,
     Failed,
     Made,
-    Model,
     Options,
     Skipped,
     Wish,
@@ -70,13 +76,17 @@ def test_many_are_what_one_by_one_gives(model):
 
 def test_guidance_and_negative(model):
     plain = array(model.sample("a red ball", 1))
-    assert np.array_equal(plain, array(model.sample("a red ball", 1, guidance=1.0, negative="blue")))
+    assert np.array_equal(
+        plain, array(model.sample("a red ball", 1, guidance=1.0, negative="blue"))
+    )
     guided = array(model.sample("a red ball", 1, guidance=3.0))
     assert not np.array_equal(plain, guided)
     negative = array(model.sample("a red ball", 1, negative="blue"))
     wanted = array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE, negative="blue"))
     assert np.array_equal(negative, wanted)
-    assert not np.array_equal(negative, array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE)))
+    assert not np.array_equal(
+        negative, array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE))
+    )
 
 
 def test_truncation_to_nothing_leaves_one_picture(model):
@@ -107,7 +117,13 @@ def test_scale_and_background(model):
 
 @pytest.mark.parametrize(
     ("name", "rgb"),
-    [("white", (255, 255, 255)), ("#abc", (170, 187, 204)), ("00ff00", (0, 255, 0)), ("none", None), ("", None)],
+    [
+        ("white", (255, 255, 255)),
+        ("#abc", (170, 187, 204)),
+        ("00ff00", (0, 255, 0)),
+        ("none", None),
+        ("", None),
+    ],
 )
 def test_colours(name, rgb):
     assert colour(name) == rgb
@@ -145,15 +161,21 @@ def events(model, source, **options):
 
 def test_each_picture_is_there_when_it_is_reported(model, tmp_path):
     out = f"{tmp_path}/{{i:05}}-{{slug}}-{{seed}}.png"
-    for event in draw(model, [Request("a red ball"), Request("blue", seed=5, n=20)], Options(out=out, n=2)):
+    for event in draw(
+        model, [Request("a red ball"), Request("blue", seed=5, n=20)], Options(out=out, n=2)
+    ):
         assert isinstance(event, Made)
         data = Path(event.path).read_bytes()
-        assert np.array_equal(images.decode(data, name="x").reshape(-1)[:4], event.picture.pixels.reshape(-1)[:4])
+        assert np.array_equal(
+            images.decode(data, name="x").reshape(-1)[:4], event.picture.pixels.reshape(-1)[:4]
+        )
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names[:3] == ["00000-a-red-ball-0.png", "00001-a-red-ball-1.png", "00002-blue-5.png"]
     assert len(names) == 22
     single = array(model.sample("blue", 24))
-    assert np.array_equal(images.decode((tmp_path / "00021-blue-24.png").read_bytes(), name="x"), single)
+    assert np.array_equal(
+        images.decode((tmp_path / "00021-blue-24.png").read_bytes(), name="x"), single
+    )
 
 
 def test_the_first_picture_does_not_wait_for_the_second_line(model, tmp_path):
@@ -182,7 +204,9 @@ def test_existing_files(model, tmp_path):
     (refused,) = events(model, [Request("a red ball")], out=f"{tmp_path}/x.png")
     assert isinstance(refused, Failed)
     assert isinstance(refused.error, OutputError)
-    assert events(model, request, out=f"{tmp_path}/x.png", skip_existing=True) == [Skipped(f"{tmp_path}/x.png")]
+    assert events(model, request, out=f"{tmp_path}/x.png", skip_existing=True) == [
+        Skipped(f"{tmp_path}/x.png")
+    ]
     assert (tmp_path / "x.png").read_bytes() == before
     (again,) = events(model, request, out=f"{tmp_path}/x.png", overwrite=True)
     assert isinstance(first[0], Made)
@@ -192,7 +216,11 @@ def test_existing_files(model, tmp_path):
 
 @pytest.mark.parametrize("out", ["{}/x.png", "-"])
 def test_several_pictures_for_one_path(model, tmp_path, out):
-    for requests, n in (([Request("a"), Request("b")], 1), ([Request("a")], 2), ([Request("a", n=2)], 1)):
+    for requests, n in (
+        ([Request("a"), Request("b")], 1),
+        ([Request("a")], 2),
+        ([Request("a", n=2)], 1),
+    ):
         with pytest.raises(UsageError, match="several"):
             events(model, requests, out=out.format(tmp_path), n=n)
     assert list(tmp_path.iterdir()) == []
@@ -205,8 +233,14 @@ def test_a_request_names_its_own_file_inside_the_folder(model, tmp_path):
         Request("g", out="x.exe"),
     ]  # fmt: skip
     got = events(model, requests, out=f"{tmp_path}/")
-    assert [type(event) for event in got[:3]] == [Made] * 3 or sum(isinstance(e, Made) for e in got) == 3
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == ["own.webp", "sub/0.jpg", "sub/1.jpg"]
+    assert [type(event) for event in got[:3]] == [Made] * 3 or sum(
+        isinstance(e, Made) for e in got
+    ) == 3
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")) == [
+        "own.webp",
+        "sub/0.jpg",
+        "sub/1.jpg",
+    ]
     assert sum(isinstance(event, Failed) for event in got) == 5
 
 
@@ -221,7 +255,13 @@ def test_shards_part_the_whole(model, tmp_path):
 
 
 def test_ids_and_long_names(model, tmp_path):
-    requests = [Request("x", id="../../etc"), Request("word " * 400), Request("-rf"), Request("con"), Request("y\0\x1b[31m")]
+    requests = [
+        Request("x", id="../../etc"),
+        Request("word " * 400),
+        Request("-rf"),
+        Request("con"),
+        Request("y\0\x1b[31m"),
+    ]
     got = events(model, requests, out=f"{tmp_path}/{{i}}-{{slug}}.png")
     assert all(isinstance(event, Made) for event in got)
     (made,) = events(model, requests[:1], out=f"{tmp_path}/{{id}}.png")
@@ -248,7 +288,7 @@ def test_a_full_disk_ends_the_stream_and_loses_nothing(model, tmp_path, monkeypa
         for event in draw(model, [Request("a", n=9)], Options(out=f"{tmp_path}/{{i}}.png")):
             seen.append(event.path)
     assert len(seen) == 3
-    assert all(os.path.getsize(path) > 100 for path in seen)
+    assert all(Path(path).stat().st_size > 100 for path in seen)
 
 
 def test_outcome():
@@ -264,8 +304,17 @@ def test_outcome():
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_from_makes_the_same_bytes(model, tmp_path, format):
-    asked = {"guidance": 2.5, "negative": "a green bar", "best_of": 3, "scale": 2, "background": "#102030", "truncation": 0.8}
-    (made,) = events(model, [Request("a 'red' ball 🎈", seed=41)], out=f"{tmp_path}/x.{format}", **asked)
+    asked = {
+        "guidance": 2.5,
+        "negative": "a green bar",
+        "best_of": 3,
+        "scale": 2,
+        "background": "#102030",
+        "truncation": 0.8,
+    }
+    (made,) = events(
+        model, [Request("a 'red' ball 🎈", seed=41)], out=f"{tmp_path}/x.{format}", **asked
+    )
     request, options, recipe = from_picture(made.path, Options(out=f"{tmp_path}/again.{format}"))
     same_model(model, recipe, "x")
     (again,) = list(draw(model, [request], options))
@@ -286,7 +335,12 @@ def test_from_refuses_another_model_and_other_pictures(model, tmp_path):
 
 def test_no_metadata_keeps_prompt_and_seed_out(model, tmp_path):
     for format in ("png", "webp", "jpg"):
-        (made,) = events(model, [Request("secretword", seed=987654321)], out=f"{tmp_path}/{format}.{format}", metadata=False)
+        (made,) = events(
+            model,
+            [Request("secretword", seed=987654321)],
+            out=f"{tmp_path}/{format}.{format}",
+            metadata=False,
+        )
         data = Path(made.path).read_bytes()
         assert b"secretword" not in data
         assert b"987654321" not in data
@@ -346,12 +400,16 @@ def test_the_command_prints_paths_and_json(t2i, tmp_path):
     done = t2i("a red ball", "-n", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "a-red-ball-0.png\na-red-ball-1.png\n"
-    done = t2i("-", "-o", "x/{i:03}.webp", "--json", input='{"prompt": "blue", "id": 7}\n{"prompt"\nred\n')
+    done = t2i(
+        "-", "-o", "x/{i:03}.webp", "--json", input='{"prompt": "blue", "id": 7}\n{"prompt"\nred\n'
+    )
     assert done.returncode == 4
     assert "line 2" in done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["path"] for row in rows] == ["x/000.webp", "x/001.webp"]
-    assert {"path", "prompt", "seed", "model", "width", "height", "ms", "unknown_tokens"} <= set(rows[0])
+    assert {"path", "prompt", "seed", "model", "width", "height", "ms", "unknown_tokens"} <= set(
+        rows[0]
+    )
     again = t2i("-", "-o", "y/{i:03}.webp", input=done.stdout)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "x/001.webp").read_bytes() == (tmp_path / "y/001.webp").read_bytes()
@@ -360,11 +418,34 @@ def test_the_command_prints_paths_and_json(t2i, tmp_path):
 def test_a_picture_to_a_pipe_and_usage_errors(weights, tmp_path):
     env = environment(weights)
     command = [sys.executable, "-m", "t2i_cli", "sample"]
-    done = subprocess.run([*command, "blue", "-o", "-"], capture_output=True, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [*command, "blue", "-o", "-"],
+        capture_output=True,
+        env=env,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.stdout.startswith(b"\x89PNG")
-    for wrong in (["a", "b", "-o", "x.png"], ["a", "-o", "-", "--json"], ["a", "-i", "x"], ["a", "--grid", "--morph", "b"], ["a", "--shard", "x"],
-                  ["a", "--seed", "x"], ["a", "-", "b"], ["a", "--nope"], ["a", "-n", "x"], ["a", "--morph", "b", "-o", "x.png"]):  # fmt: skip
-        done = subprocess.run([*command, *wrong], capture_output=True, text=True, env=env, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    for wrong in (
+        ["a", "b", "-o", "x.png"],
+        ["a", "-o", "-", "--json"],
+        ["a", "-i", "x"],
+        ["a", "--grid", "--morph", "b"],
+        ["a", "--shard", "x"],
+        ["a", "--seed", "x"],
+        ["a", "-", "b"],
+        ["a", "--nope"],
+        ["a", "-n", "x"],
+        ["a", "--morph", "b", "-o", "x.png"],
+    ):
+        done = subprocess.run(
+            [*command, *wrong],
+            capture_output=True,
+            text=True,
+            env=env,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+        )
         assert done.returncode == 2, wrong
         assert done.stderr.startswith("t2i: error: ")
         assert done.stderr.count("\n") == 1
@@ -389,24 +470,38 @@ def test_a_reader_that_goes_loses_no_picture(weights, tmp_path):
     env = environment(weights)
     prompts = "".join(f"ball {k}\n" for k in range(40))
     line = f"{sys.executable} -m t2i_cli sample - -o out/{{i}}.png | head -1"
-    done = subprocess.run(["bash", "-c", line], input=prompts, capture_output=True, text=True, env=env, cwd=tmp_path)
+    done = subprocess.run(
+        ["bash", "-c", line], input=prompts, capture_output=True, text=True, env=env, cwd=tmp_path
+    )
     assert (done.stdout, done.stderr) == ("out/0.png\n", "")
     assert len(list((tmp_path / "out").iterdir())) == 40
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_stdout_is_told(weights, tmp_path):
     env = environment(weights)
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "t2i_cli", "sample", "blue"], stdout=full, stderr=subprocess.PIPE, env=env, cwd=tmp_path)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "t2i_cli", "sample", "blue"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=tmp_path,
+        )
     assert done.returncode == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_what_was_reported_whole(weights, tmp_path, number, code):
     env = environment(weights)
-    process = subprocess.Popen([sys.executable, "-m", "t2i_cli", "sample", "a", "-n", "100000", "-o", "out/{i}.png"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "t2i_cli", "sample", "a", "-n", "100000", "-o", "out/{i}.png"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+    )
     reported = [process.stdout.readline() for _ in range(20)]
     process.send_signal(number)
     rest, said = process.communicate(timeout=60)

@@ -13,7 +13,12 @@ from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.stages import Learner
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 170, 60), "blue": (40, 60, 220), "yellow": (240, 210, 40)}
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 60),
+    "blue": (40, 60, 220),
+    "yellow": (240, 210, 40),
+}
 SHAPES = ("square", "ball", "bar", "cross")
 
 
@@ -62,7 +67,9 @@ def toy_config(channels: int = 4, kind: str = "transformer", vocab_size: int = 4
         self_attention=(4,),
         head_dim=16,
         image_encoder_channels=(24, 32),
-        text=TextEncoderConfig("lstm" if kind == "lstm" else "transformer", vocab_size, 16, 32, 1, 2),
+        text=TextEncoderConfig(
+            "lstm" if kind == "lstm" else "transformer", vocab_size, 16, 32, 1, 2
+        ),
     )
 
 
@@ -77,7 +84,9 @@ def toy_networks(channels: int = 4, kind: str = "transformer", seed: int = 0) ->
     return build(toy_config(channels, kind, toy_tokenizer().vocab_size), discriminator=True)
 
 
-def toy_learner(config: TrainConfig | None = None, channels: int = 4, kind: str = "transformer") -> tuple[Learner, Batches]:
+def toy_learner(
+    config: TrainConfig | None = None, channels: int = 4, kind: str = "transformer"
+) -> tuple[Learner, Batches]:
     """A learner and its batches; pictures as they are, no augmentation unless the config says so."""
     config = config or TrainConfig(augment=0.0, recolour=0.0, mirror=0.0, caption_dropout=0.0)
     batches = Batches(

@@ -45,10 +45,14 @@ class Networks(nn.Module):
 
     def parameter_count(self) -> dict[str, int]:
         """Parameters of each network."""
-        return {name: sum(p.numel() for p in net.parameters()) for name, net in self.named_children()}
+        return {
+            name: sum(p.numel() for p in net.parameters()) for name, net in self.named_children()
+        }
 
 
-def build(config: ModelConfig, device: str | torch.device = "cpu", *, discriminator: bool = False) -> Networks:
+def build(
+    config: ModelConfig, device: str | torch.device = "cpu", *, discriminator: bool = False
+) -> Networks:
     """Fresh networks on a device; on "meta" they hold names and shapes and no memory."""
     with torch.device(device):
         return Networks(config, discriminator=discriminator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,9 @@ class Discriminator(nn.Module):
         self.trunk_dtype = torch.float32
         widths = config.channels
         self.conv_in = Conv(config.image_channels * config.fold**2, widths[0])
-        self.levels = nn.ModuleList(nn.ModuleList(StyledBlock(w) for _ in range(config.blocks)) for w in widths)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(StyledBlock(w) for _ in range(config.blocks)) for w in widths
+        )
         self.attention = nn.ModuleDict(
             {
                 str(level): Attention(width, config.head_dim, cells=True)
@@ -43,7 +46,7 @@ class Discriminator(nn.Module):
                 if level == len(widths) - 1 and config.grid >> level in config.self_attention
             }
         )
-        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in itertools.pairwise(widths))
         self.tail = nn.ModuleList(StyledBlock(widths[-1]) for _ in range(2))
         side = max(config.grid >> len(widths), 1)
         self.pool = nn.Parameter(torch.full((widths[-1], side, side), 1 / side**2))
@@ -84,7 +87,9 @@ class Discriminator(nn.Module):
         level = torch.zeros(1, device=null_features.device)
         styles = iter(generator.modulations(generator.style(null_features), level))
         self.conv_in.load_state_dict(generator.conv_in.state_dict())
-        self.conv_in.weight /= SIGMA_DATA  # the generator is shown a clean picture as x / sigma_data
+        self.conv_in.weight /= (
+            SIGMA_DATA  # the generator is shown a clean picture as x / sigma_data
+        )
         for index, level_blocks in enumerate(self.levels):
             source = generator.down[index]
             assert isinstance(source, nn.ModuleDict)
@@ -96,6 +101,8 @@ class Discriminator(nn.Module):
             if str(index) in self.attention:
                 attention = self.attention[str(index)]
                 wanted = attention.state_dict().keys()
-                attention.load_state_dict({k: v for k, v in source["attention"].state_dict().items() if k in wanted})
+                attention.load_state_dict(
+                    {k: v for k, v in source["attention"].state_dict().items() if k in wanted}
+                )
         for mine, theirs in zip(self.widen, generator.widen, strict=True):
             mine.load_state_dict(theirs.state_dict())

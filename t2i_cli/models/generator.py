@@ -1,11 +1,14 @@
 """Noise of the picture's own shape and a text -> a picture, in one step or along a rectified flow in many.
 
 The network F is preconditioned as in Karras et al. 2022 (EDM, equation 7), in the rectified flow's own time: for
-x_s = (1 - s) x + s n the denoised picture is c_skip(s) x_s + c_out(s) F(x_s, s, t), with c_skip(1) = 0. So a picture made
-in one step from pure noise is sigma_data F(n, 1, t): no noise leaks into it, and the velocity stays bounded at s -> 0.
+x_s = (1 - s) x + s n the denoised picture is c_skip(s) x_s + c_out(s) F(x_s, s, t), with c_skip(1) = 0. So a
+picture made in one step from pure noise is sigma_data F(n, 1, t): no noise leaks into it, and the velocity
+stays bounded at s -> 0.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +31,9 @@ from t2i_cli.models.text_encoder import TextEncoding
 
 __all__ = ["SIGMA_DATA", "Generator", "many_steps", "one_step"]
 
-SIGMA_DATA = 0.6  # standard deviation of images, about; sets the preconditioning, not the model's range
+SIGMA_DATA = (
+    0.6  # standard deviation of images, about; sets the preconditioning, not the model's range
+)
 
 
 class Generator(nn.Module):
@@ -40,19 +45,27 @@ class Generator(nn.Module):
         self.trunk_dtype = torch.float32
         widths, text_dim = config.channels, config.text.dim
         style_dim = max(128, text_dim)
-        self.style_text = nn.Sequential(Linear(text_dim, style_dim), nn.SiLU(), Linear(style_dim, style_dim))
-        self.style_level = nn.Sequential(Linear(64, style_dim), nn.SiLU(), Linear(style_dim, style_dim))
+        self.style_text = nn.Sequential(
+            Linear(text_dim, style_dim), nn.SiLU(), Linear(style_dim, style_dim)
+        )
+        self.style_level = nn.Sequential(
+            Linear(64, style_dim), nn.SiLU(), Linear(style_dim, style_dim)
+        )
         cells = config.image_channels * config.fold**2
         self.conv_in = Conv(cells, widths[0])
         coarsest = len(widths) - 1
-        self.down = nn.ModuleList(self._level(level, attention=level == coarsest) for level in range(len(widths)))
+        self.down = nn.ModuleList(
+            self._level(level, attention=level == coarsest) for level in range(len(widths))
+        )
         self.up = nn.ModuleList(self._level(level, attention=True) for level in range(len(widths)))
-        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in itertools.pairwise(widths))
+        self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in itertools.pairwise(widths))
         self.merge = nn.ModuleList(Conv(2 * width, width, 1) for width in widths[:-1])
         self.conv_out = Conv(widths[0], cells, zero=True)
         # one linear map gives the scale and shift of every block, down then up, and of the last norm
-        self.style_widths = [w for w in (*widths, *reversed(widths)) for _ in range(config.blocks)] + [widths[0]]
+        self.style_widths = [
+            w for w in (*widths, *reversed(widths)) for _ in range(config.blocks)
+        ] + [widths[0]]
         self.modulation = Linear(style_dim, 2 * sum(self.style_widths), zero=True)
 
     def _level(self, level: int, *, attention: bool) -> nn.ModuleDict:
@@ -71,7 +84,7 @@ class Generator(nn.Module):
         return self.style_text(text_features.float() * text_features.shape[1] ** 0.5)
 
     def modulations(self, style: Tensor, level: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Style (b, style_dim) and noise levels (b,) -> scale and shift, each (b, c, 1, 1), for every block in order."""
+        """Style (b, style_dim), noise levels (b,) -> scale and shift, each (b, c, 1, 1), for every block in order."""
         flat = self.modulation(F.silu(style + self.style_level(level_features(level, 64))))
         pairs: list[tuple[Tensor, Tensor]] = []
         for piece in flat.split([2 * width for width in self.style_widths], dim=1):
@@ -98,9 +111,13 @@ class Generator(nn.Module):
         variance = ((1 - s) * SIGMA_DATA) ** 2 + s**2
         c_skip = (1 - s) * SIGMA_DATA**2 / variance
         c_out = s * SIGMA_DATA * variance.rsqrt()
-        return c_skip * noisy + c_out * self._trunk(noisy * variance.rsqrt(), level, text_embeds, mask, style)
+        return c_skip * noisy + c_out * self._trunk(
+            noisy * variance.rsqrt(), level, text_embeds, mask, style
+        )
 
-    def _trunk(self, x: Tensor, level: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor) -> Tensor:
+    def _trunk(
+        self, x: Tensor, level: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor
+    ) -> Tensor:
         config = self.config
         styles = iter(self.modulations(style, level))
         embeds = text_embeds.to(self.trunk_dtype)
@@ -132,7 +149,11 @@ def _through(parts: nn.Module, x: Tensor, styles, embeds: Tensor, mask: Tensor) 
 
 
 def one_step(
-    generator: Generator, noise: Tensor, text: TextEncoding, null: TextEncoding | None = None, guidance: float = 1.0
+    generator: Generator,
+    noise: Tensor,
+    text: TextEncoding,
+    null: TextEncoding | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Pictures in one step: G(n, t), the denoised picture at s = 1.
 
@@ -179,7 +200,7 @@ def many_steps(
     x, style = noise, generator.style(text.text_features)
     style_null = generator.style(null.text_features) if null is not None else style
     levels = torch.linspace(1, 0, steps + 1, device=noise.device)
-    for now, then in zip(levels, levels[1:], strict=False):
+    for now, then in itertools.pairwise(levels):
         level = now.expand(x.shape[0])
         clean = generator(x, level, text.text_embeds, text.mask, style)
         if guidance != 1.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -23,11 +24,15 @@ class ImageEncoder(nn.Module):
         self.trunk_dtype = torch.float32
         widths = config.image_encoder_channels
         self.conv_in = Conv(config.image_channels * config.fold**2, widths[0])
-        self.levels = nn.ModuleList(nn.ModuleList(StyledBlock(width) for _ in range(2)) for width in widths)
-        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.levels = nn.ModuleList(
+            nn.ModuleList(StyledBlock(width) for _ in range(2)) for width in widths
+        )
+        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in itertools.pairwise(widths))
         self.norm = nn.LayerNorm(widths[-1])
         self.head = Linear(widths[-1], config.text.dim)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # log of the inverse temperature
+        self.logit_scale = nn.Parameter(
+            torch.tensor(math.log(1 / 0.07))
+        )  # log of the inverse temperature
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, c, h, w) in [-1, 1] -> image_features (b, d), fp32, unit norm."""

@@ -32,7 +32,9 @@ __all__ = [
 class Conv(nn.Conv2d):
     """A convolution that keeps the picture's size, in the dtype of its input: (b, c_in, h, w) -> (b, c_out, h, w)."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, *, zero: bool = False) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int = 3, *, zero: bool = False
+    ) -> None:
         super().__init__(channels_in, channels_out, kernel, padding=kernel // 2)
         if zero:
             nn.init.zeros_(self.weight)
@@ -41,9 +43,14 @@ class Conv(nn.Conv2d):
         nn.init.zeros_(_known(self.bias))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+    def forward(self, input: Tensor) -> Tensor:
         """Features (b, c_in, h, w) -> (b, c_out, h, w)."""
-        return F.conv2d(input, self.weight.to(input.dtype), _known(self.bias).to(input.dtype), padding=self.padding)  # pyright: ignore[reportArgumentType]
+        return F.conv2d(
+            input,
+            self.weight.to(input.dtype),
+            _known(self.bias).to(input.dtype),
+            padding=self.padding,
+        )  # pyright: ignore[reportArgumentType]
 
 
 class Linear(nn.Linear):
@@ -57,7 +64,7 @@ class Linear(nn.Linear):
             nn.init.normal_(self.weight, std=channels_in**-0.5)
         nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+    def forward(self, input: Tensor) -> Tensor:
         """Features (..., c_in) -> (..., c_out)."""
         return F.linear(input, self.weight.to(input.dtype), self.bias.to(input.dtype))
 
@@ -98,7 +105,9 @@ def upsample(x: Tensor) -> Tensor:
 
 def level_features(level: Tensor, dim: int) -> Tensor:
     """Noise levels (b,) in [0, 1] -> fp32 features (b, dim): cosines and sines, Vaswani et al. 2017, section 3.5."""
-    frequencies = torch.exp(torch.arange(dim // 2, device=level.device) * (-math.log(1000.0) / (dim // 2)))
+    frequencies = torch.exp(
+        torch.arange(dim // 2, device=level.device) * (-math.log(1000.0) / (dim // 2))
+    )
     angles = level.float()[:, None] * 100.0 * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -110,7 +119,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     and backward together, at 64 to 256 keys.
     """
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if mask is None else mask[:, None, None, :]
+        )
     weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
         weights = weights + torch.where(mask, 0.0, -1e4).to(q.dtype)[:, None, None, :]
@@ -174,10 +185,14 @@ class Attention(nn.Module):
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(b, t, parts c) -> parts x (b, heads, t, c / heads)."""
         b, t, width = x.shape
-        pieces = x.view(b, t, parts, self.heads, width // (parts * self.heads)).permute(2, 0, 3, 1, 4)
+        pieces = x.view(b, t, parts, self.heads, width // (parts * self.heads)).permute(
+            2, 0, 3, 1, 4
+        )
         return pieces.unbind(0)
 
-    def forward(self, x: Tensor, text_embeds: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, text_embeds: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Features (b, c, h, w), text_embeds (b, t, d) and mask (b, t), true where a token is real -> (b, c, h, w)."""
         b, c, h, w = x.shape
         cells = channel_norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)

@@ -39,9 +39,13 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1.0)
         if config.kind == "lstm":
             half = config.dim // 2
-            self.lstm = nn.LSTM(config.dim, half, config.depth, batch_first=True, bidirectional=True)
+            self.lstm = nn.LSTM(
+                config.dim, half, config.depth, batch_first=True, bidirectional=True
+            )
         else:
-            self.blocks = nn.ModuleList(_Block(config.dim, config.heads) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(
+                _Block(config.dim, config.heads) for _ in range(config.depth)
+            )
         self.norm = nn.LayerNorm(config.dim)
         self.head = Linear(config.dim, config.dim)
 
@@ -50,8 +54,12 @@ class TextEncoder(nn.Module):
         x = self.embedding(tokens)
         if self.config.kind == "lstm":
             lengths = mask.sum(1).cpu()
-            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-            x, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1])
+            packed = nn.utils.rnn.pack_padded_sequence(
+                x, lengths, batch_first=True, enforce_sorted=False
+            )
+            x, _ = nn.utils.rnn.pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
+            )
         else:
             x = (x + _positions(tokens.shape[1], self.config.dim, x.device)).to(self.trunk_dtype)
             for block in self.blocks:
@@ -78,8 +86,12 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(b, t, d), mask (b, t) -> (b, t, d)."""
         b, t, d = x.shape
-        h = F.layer_norm(x, (d,), self.norm_attention.weight.to(x.dtype), self.norm_attention.bias.to(x.dtype))
-        q, k, v = self.qkv(h).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        h = F.layer_norm(
+            x, (d,), self.norm_attention.weight.to(x.dtype), self.norm_attention.bias.to(x.dtype)
+        )
+        q, k, v = (
+            self.qkv(h).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         h = attend(q, k, v, mask)
         x = x + self.out(h.transpose(1, 2).reshape(b, t, d))
         h = F.layer_norm(x, (d,), self.norm_mlp.weight.to(x.dtype), self.norm_mlp.bias.to(x.dtype))

@@ -1,7 +1,8 @@
 """Changes to pictures that cannot make their captions lie.
 
-Shift, scale, cut-out and mild brightness in front of D (Zhao et al. 2020: the same kind for real and generated pictures, and
-G learns through them); never a hue, never a quarter turn. A mirror only where no caption says left or right. And
+Shift, scale, cut-out and mild brightness in front of D (Zhao et al. 2020: the same kind for real and
+generated pictures, and G learns through them); never a hue, never a quarter turn. A mirror only where no
+caption says left or right. And
 `recolour`, which turns the hue of a picture *and* the word in its caption.
 """
 
@@ -14,7 +15,16 @@ import torch.nn.functional as F
 from torch import Generator as Random
 from torch import Tensor
 
-__all__ = ["COLOURS", "augment", "colour_of", "mirror", "random_background", "recolour", "sided", "with_colour"]
+__all__ = [
+    "COLOURS",
+    "augment",
+    "colour_of",
+    "mirror",
+    "random_background",
+    "recolour",
+    "sided",
+    "with_colour",
+]
 
 # colour word -> hue in turns, and what saturation and value are multiplied by: pink is a pale red
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -28,8 +38,13 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "pink": (0.93, 0.6, 1.15),
 }
 _WORD = re.compile(r"\b(red|orange|yellow|green|teal|blue|purple|pink)\b", re.IGNORECASE)
-_OTHER = re.compile(r"\b(black|white|gr[ae]y|brown|beige|gold(?:en)?|silver|cyan|violet|colou?rful)\b", re.IGNORECASE)
-_SIDED = re.compile(r"\b(left|right|clockwise|anticlockwise|counterclockwise|east|west|flag)\b", re.IGNORECASE)
+_OTHER = re.compile(
+    r"\b(black|white|gr[ae]y|brown|beige|gold(?:en)?|silver|cyan|violet|colou?rful)\b",
+    re.IGNORECASE,
+)
+_SIDED = re.compile(
+    r"\b(left|right|clockwise|anticlockwise|counterclockwise|east|west|flag)\b", re.IGNORECASE
+)
 _RANGE = {  # hue in turns that each word covers, for a picture's own colour: wide, since the caption has named it
     "red": (-0.06, 0.045), "orange": (0.02, 0.13), "yellow": (0.09, 0.2), "green": (0.18, 0.47), "teal": (0.4, 0.55),
     "blue": (0.5, 0.7), "purple": (0.66, 0.88), "pink": (0.82, 1.02),
@@ -63,7 +78,9 @@ def mirror(images: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows[:, None, None, None], images.flip(3), images)
 
 
-def recolour(pixels: Tensor, colours: list[str], targets: list[str], shift: Tensor) -> tuple[Tensor, Tensor]:
+def recolour(
+    pixels: Tensor, colours: list[str], targets: list[str], shift: Tensor
+) -> tuple[Tensor, Tensor]:
     """Turn pictures of one main hue to another colour.
 
     Args:
@@ -78,15 +95,22 @@ def recolour(pixels: Tensor, colours: list[str], targets: list[str], shift: Tens
     """
     device = pixels.device
     colour = pixels[..., :3].float() / 255
-    alpha = pixels[..., 3].float() / 255 if pixels.shape[-1] == 4 else torch.ones_like(colour[..., 0])
+    alpha = (
+        pixels[..., 3].float() / 255 if pixels.shape[-1] == 4 else torch.ones_like(colour[..., 0])
+    )
     value, _ = colour.max(dim=3)
     spread = value - colour.min(dim=3).values
     saturation = spread / value.clamp(min=1e-6)
     r, g, b = colour.unbind(3)
     safe = spread.clamp(min=1e-6)
-    hue = torch.where(
-        value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    ) / 6  # turns, -1/6 .. 5/6
+    hue = (
+        torch.where(
+            value == r,
+            (g - b) / safe,
+            torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe),
+        )
+        / 6
+    )  # turns, -1/6 .. 5/6
     weight = saturation * value * alpha * (saturation > 0.2)
     angle = hue * (2 * torch.pi)
     total = weight.sum((1, 2)).clamp(min=1e-6)
@@ -97,14 +121,22 @@ def recolour(pixels: Tensor, colours: list[str], targets: list[str], shift: Tens
     coloured = (alpha * (saturation > 0.2)).sum((1, 2)) / alpha.sum((1, 2)).clamp(min=1)
     fits = named & ((x.square() + y.square()).sqrt() > 0.85) & (coloured > 0.2)
 
-    to_hue, to_saturation, to_value = (torch.tensor([COLOURS[c][i] for c in targets], device=device) for i in (0, 1, 2))
-    from_saturation, from_value = (torch.tensor([COLOURS[c][i] for c in colours], device=device) for i in (1, 2))
+    to_hue, to_saturation, to_value = (
+        torch.tensor([COLOURS[c][i] for c in targets], device=device) for i in (0, 1, 2)
+    )
+    from_saturation, from_value = (
+        torch.tensor([COLOURS[c][i] for c in colours], device=device) for i in (1, 2)
+    )
     turn = (to_hue + shift - main)[:, None, None]
     hue = (hue + turn) % 1.0
     strong = (saturation > 0.12).float()  # greys, whites and blacks keep what they are
-    saturation = (saturation * (1 + strong * (to_saturation / from_saturation - 1)[:, None, None])).clamp(0, 1)
+    saturation = (
+        saturation * (1 + strong * (to_saturation / from_saturation - 1)[:, None, None])
+    ).clamp(0, 1)
     value = (value * (1 + strong * (to_value / from_value - 1)[:, None, None])).clamp(0, 1)
-    channel = torch.stack([(hue * 6 + n) % 6 for n in (5.0, 3.0, 1.0)], dim=3)  # Smith 1978, in closed form
+    channel = torch.stack(
+        [(hue * 6 + n) % 6 for n in (5.0, 3.0, 1.0)], dim=3
+    )  # Smith 1978, in closed form
     step = torch.minimum(channel, 4 - channel).clamp(0, 1)
     turned = value[..., None] * (1 - saturation[..., None] * step)
     turned = (turned * 255).round().to(torch.uint8)
@@ -152,7 +184,13 @@ def augment(images: Tensor, probability: float, random: Random) -> Tensor:
     theta[:, 1, 2] = on[0] * amount[2] * 0.25
     offset = empty[None, :, None, None]
     grid = F.affine_grid(theta, [b, c, h, w], align_corners=False)
-    moved = F.grid_sample(images - offset, grid, mode="bilinear", padding_mode="zeros" if c == 4 else "border", align_corners=False)
+    moved = F.grid_sample(
+        images - offset,
+        grid,
+        mode="bilinear",
+        padding_mode="zeros" if c == 4 else "border",
+        align_corners=False,
+    )
     # cut-out: a square of half the side
     side = torch.arange(h, device=images.device).float() / h
     at_x, at_y = torch.rand(2, b, 1, device=images.device, generator=random)

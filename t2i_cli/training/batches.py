@@ -53,7 +53,9 @@ class Batch:
 def seed_for(*parts: int | str) -> int:
     """One seed, 0..2^63 - 1, from the parts of a position: the same on every machine."""
     words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in parts]
-    high, low = np.random.SeedSequence([word & (2**64 - 1) for word in words]).generate_state(2, np.uint32)
+    high, low = np.random.SeedSequence([word & (2**64 - 1) for word in words]).generate_state(
+        2, np.uint32
+    )
     return (int(high) << 31) ^ int(low)
 
 
@@ -85,11 +87,19 @@ class Batches:
     ) -> None:
         self.indices = indices
         self.seed = seed
-        self._pictures, self._tokenizer, self._length, self._device = pictures, tokenizer, context_length, device
+        self._pictures, self._tokenizer, self._length, self._device = (
+            pictures,
+            tokenizer,
+            context_length,
+            device,
+        )
         self._recolour, self._mirror = recolour, mirror
         self._tokens: dict[str, list[int]] = {}
         self._resident: Tensor | None = None
-        if device.type == "cuda" and pictures.pixels.nbytes < 0.4 * torch.cuda.mem_get_info(device)[0]:
+        if (
+            device.type == "cuda"
+            and pictures.pixels.nbytes < 0.4 * torch.cuda.mem_get_info(device)[0]
+        ):
             self._resident = torch.tensor(pictures.pixels, device=device)
 
     def __len__(self) -> int:
@@ -97,8 +107,12 @@ class Batches:
 
     def get(self, stage: str, step: int, size: int) -> Batch:
         """The step-th batch of a stage, `size` pictures."""
-        rows = self.indices[batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)]
-        random = np.random.Generator(np.random.Philox(key=seed_for(self.seed, stage, "batch", step)))
+        rows = self.indices[
+            batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)
+        ]
+        random = np.random.Generator(
+            np.random.Philox(key=seed_for(self.seed, stage, "batch", step))
+        )
         return self.of(rows, random)
 
     def of(self, rows: np.ndarray, random: np.random.Generator | None = None) -> Batch:
@@ -127,15 +141,21 @@ class Batches:
             chosen.append(caption)
         if turns:
             at = torch.tensor([position for position, _, _ in turns], device=self._device)
-            shift = torch.tensor(random.normal(0, 0.006, len(turns)), dtype=torch.float32, device=self._device)
-            turned, fits = recolour(pixels[at], [c for _, c, _ in turns], [to for _, _, to in turns], shift)
+            shift = torch.tensor(
+                random.normal(0, 0.006, len(turns)), dtype=torch.float32, device=self._device
+            )
+            turned, fits = recolour(
+                pixels[at], [c for _, c, _ in turns], [to for _, _, to in turns], shift
+            )
             pixels[at] = turned
             for (position, _, to), done in zip(turns, fits.tolist(), strict=True):
                 if done:
                     chosen[position] = with_colour(chosen[position], to)
         flips = random.random(len(rows)) < self._mirror
         flips &= [not any(sided(text) for text in self._pictures.captions[row]) for row in rows]
-        return self._batch(mirror(to_images(pixels), torch.tensor(flips, device=self._device)), chosen)
+        return self._batch(
+            mirror(to_images(pixels), torch.tensor(flips, device=self._device)), chosen
+        )
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> tokens (b, t) and mask (b, t) on the device, t the longest of them."""
@@ -155,4 +175,6 @@ class Batches:
         tokens, mask = self.tokens(captions)
         assert not bool((tokens[:, 0] == PAD).any())
         _, text = np.unique(np.array(captions, dtype=object), return_inverse=True)
-        return Batch(images, tokens, mask, torch.from_numpy(text.astype(np.int64)).to(self._device), captions)
+        return Batch(
+            images, tokens, mask, torch.from_numpy(text.astype(np.int64)).to(self._device), captions
+        )

@@ -22,7 +22,9 @@ __all__ = [
 SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
 
 
-def contrastive_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor) -> Tensor:
+def contrastive_loss(
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor
+) -> Tensor:
     """Symmetric InfoNCE (Radford et al. 2021, figure 3) in which captions that are the same text are not negatives.
 
     Args:
@@ -59,7 +61,7 @@ def flow_loss(denoised: Tensor, images: Tensor, level: Tensor) -> Tensor:
 
 
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Mean of softplus(-(D(x) - D(G))) over pairs (b,): Jolicoeur-Martineau 2019; Huang et al. 2024 (R3GAN), equation 2."""
+    """Mean of softplus(-(D(x) - D(G))) over pairs (b,): Jolicoeur-Martineau 2019; R3GAN (2024), equation 2."""
     return F.softplus(fake_logits - real_logits).mean()
 
 

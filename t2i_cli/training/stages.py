@@ -1,7 +1,7 @@
 """One step of each stage: a batch in, weights changed, a row of numbers out.
 
-The stages share one `Learner`, which holds the networks, their optimizers and the averaged generator. A step that meets a
-NaN or an infinity changes nothing and says so (Reliability 9).
+The stages share one `Learner`, which holds the networks, their optimizers and the averaged generator. A step
+that meets a NaN or an infinity changes nothing and says so (Reliability 9).
 """
 
 from __future__ import annotations
@@ -50,21 +50,34 @@ class Learner:
         tokens: tokens (1, t) and mask (1, t) of the empty text.
     """
 
-    def __init__(self, networks: Networks, config: TrainConfig, tokens: tuple[Tensor, Tensor]) -> None:
+    def __init__(
+        self, networks: Networks, config: TrainConfig, tokens: tuple[Tensor, Tensor]
+    ) -> None:
         self.networks, self.config = networks, config
-        self.average: Generator = copy.deepcopy(networks.generator).requires_grad_(requires_grad=False)
+        self.average: Generator = copy.deepcopy(networks.generator).requires_grad_(
+            requires_grad=False
+        )
         self.anchor: Generator | None = None  # the generator as the flow left it
         self.device = next(networks.parameters()).device
         self.gamma = config.gamma or default_gamma(networks.config.resolution)
-        self.warm = False  # whether the generator has learned something before the adversarial stage
+        self.warm = (
+            False  # whether the generator has learned something before the adversarial stage
+        )
         self.images = 0  # seen by the generator, over flow and adversarial stages
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
-        adversarial = {"lr": config.adversarial_lr, "betas": (0.0, 0.9), "eps": 1e-8, "fused": fused}
+        adversarial = {
+            "lr": config.adversarial_lr,
+            "betas": (0.0, 0.9),
+            "eps": 1e-8,
+            "fused": fused,
+        }
         pair = [*networks.text_encoder.parameters(), *networks.image_encoder.parameters()]
         flow = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": fused}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "contrastive": torch.optim.AdamW(_groups(pair), lr=config.contrastive_lr, **flow | {"weight_decay": 0.1}),
+            "contrastive": torch.optim.AdamW(
+                _groups(pair), lr=config.contrastive_lr, **flow | {"weight_decay": 0.1}
+            ),
             "flow": torch.optim.AdamW(networks.generator.parameters(), lr=config.flow_lr, **flow),
             "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
             "discriminator": torch.optim.Adam(networks.discriminator.parameters(), **adversarial),
@@ -110,7 +123,9 @@ class Learner:
             position: number of the step, which fixes its noise.
             progress: of the stage, 0 to 1, for the schedules.
         """
-        random = torch.Generator(self.device).manual_seed(seed_for(self.config.seed, stage, "noise", position))
+        random = torch.Generator(self.device).manual_seed(
+            seed_for(self.config.seed, stage, "noise", position)
+        )
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
         if stage == "flow":
@@ -119,7 +134,10 @@ class Learner:
 
     def _contrastive(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         networks, optimizer = self.networks, self.optimizers["contrastive"]
-        _set_lr(optimizer, self.config.contrastive_lr * self.config.lr * _warm_cosine(progress, 0.05, 0.02))
+        _set_lr(
+            optimizer,
+            self.config.contrastive_lr * self.config.lr * _warm_cosine(progress, 0.05, 0.02),
+        )
         images = random_background(augment(batch.images, 0.3, random), 0.5, random)
         text = networks.text_encoder(batch.tokens, batch.mask)
         image_features = networks.image_encoder(images)
@@ -127,11 +145,17 @@ class Learner:
             loss = losses.squared_distance_loss(image_features, text.text_features)
             # alone it has a trivial minimum at one point, so captions that differ are also told apart
             loss = loss + losses.contrastive_loss(
-                image_features, text.text_features, networks.image_encoder.logit_scale, _same(batch.text)
+                image_features,
+                text.text_features,
+                networks.image_encoder.logit_scale,
+                _same(batch.text),
             )
         else:
             loss = losses.contrastive_loss(
-                image_features, text.text_features, networks.image_encoder.logit_scale, _same(batch.text)
+                image_features,
+                text.text_features,
+                networks.image_encoder.logit_scale,
+                _same(batch.text),
             )
         norm = self._descend(optimizer, loss, MAX_NORM)
         if norm is None:
@@ -141,7 +165,9 @@ class Learner:
         return StepResult(
             {
                 "contrastive_loss": loss.detach(),
-                "contrastive_chance": math.log(len(batch.images)),  # the loss of features that say nothing
+                "contrastive_chance": math.log(
+                    len(batch.images)
+                ),  # the loss of features that say nothing
                 "logit_scale": networks.image_encoder.logit_scale.detach().exp(),
                 "grad_norm": norm,
             }
@@ -197,7 +223,9 @@ class Learner:
         judged = d(seen)
         fake_logits = d.logits(judged.features, text.text_features)
         with torch.no_grad():
-            real_logits = d.logits(d(self._seen(batch.images, strength, random)).features, text.text_features)
+            real_logits = d.logits(
+                d(self._seen(batch.images, strength, random)).features, text.text_features
+            )
         if config.loss == "log":
             game = losses.log_g_loss(fake_logits)
         else:
@@ -212,7 +240,9 @@ class Learner:
                 scale = networks.image_encoder.logit_scale.detach()
                 same = _same(batch.text)
                 alignment = losses.contrastive_loss(image_features, text.text_features, scale, same)
-                alignment = alignment + losses.contrastive_loss(judged.image_features, text.text_features, scale, same)
+                alignment = alignment + losses.contrastive_loss(
+                    judged.image_features, text.text_features, scale, same
+                )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
         if self.anchor is not None and config.anchor_weight:
@@ -232,7 +262,13 @@ class Learner:
         return StepResult(figures)
 
     def _discriminator_turn(
-        self, batch: Batch, fake: Tensor, text: TextEncoding, strength: float, progress: float, random: torch.Generator
+        self,
+        batch: Batch,
+        fake: Tensor,
+        text: TextEncoding,
+        strength: float,
+        progress: float,
+        random: torch.Generator,
     ) -> dict[str, Tensor | float] | None:
         """One step of D; None where a number is not finite."""
         config, d = self.config, self.networks.discriminator
@@ -248,7 +284,9 @@ class Learner:
         judged = d(pictures)
         phi_real, phi_fake = judged.features.chunk(2)
         real_logits, fake_logits = d.logits(phi_real, features), d.logits(phi_fake, features)
-        game = (losses.log_d_loss if config.loss == "log" else losses.relativistic_d_loss)(real_logits, fake_logits)
+        game = (losses.log_d_loss if config.loss == "log" else losses.relativistic_d_loss)(
+            real_logits, fake_logits
+        )
         loss = game
         figures: dict[str, Tensor | float] = {"d_loss": game.detach()}
         if config.mismatch_weight:
@@ -256,11 +294,15 @@ class Learner:
             mismatched = d.logits(phi_real, features[other])
             differs = batch.text[other] != batch.text
             if bool(differs.any()):
-                loss = loss + config.mismatch_weight * losses.mismatch_loss(real_logits[differs], mismatched[differs])
+                loss = loss + config.mismatch_weight * losses.mismatch_loss(
+                    real_logits[differs], mismatched[differs]
+                )
             figures["mismatch_gap"] = (real_logits - mismatched).detach().mean()
         if config.alignment == "contrastive" and config.alignment_weight:
             scale = self.networks.image_encoder.logit_scale.detach()
-            loss = loss + losses.contrastive_loss(judged.image_features[: len(real)], features, scale, _same(batch.text))
+            loss = loss + losses.contrastive_loss(
+                judged.image_features[: len(real)], features, scale, _same(batch.text)
+            )
         if due:
             both = torch.cat([real_logits, fake_logits])
             if exact:
@@ -271,7 +313,11 @@ class Learner:
             r1, r2 = (part.mean() for part in squares.chunk(2))
             penalty = gamma / 2 * config.penalty_every * (r1 + r2 if config.r2 else r1)
             loss = loss + penalty
-            figures |= {"r1": r1.detach(), "r2": r2.detach(), "penalty": penalty.detach() / config.penalty_every}
+            figures |= {
+                "r1": r1.detach(),
+                "r2": r2.detach(),
+                "penalty": penalty.detach() / config.penalty_every,
+            }
         norm = self._descend(self.optimizers["discriminator"], loss, None)
         if norm is None:
             return None
@@ -297,7 +343,10 @@ class Learner:
 
     def _dropped(self, text: TextEncoding, random: torch.Generator) -> TextEncoding:
         """The encodings with some rows' captions replaced by the empty text."""
-        rows = torch.rand(len(text.text_features), device=self.device, generator=random) < self.config.caption_dropout
+        rows = (
+            torch.rand(len(text.text_features), device=self.device, generator=random)
+            < self.config.caption_dropout
+        )
         null = self.null(1)
         width = text.text_embeds.shape[1]
         padded = torch.zeros_like(text.text_embeds[:1])
@@ -315,11 +364,15 @@ class Learner:
         decay = ema_decay(size, self.images, self.config.ema_images) if self.config.ema else 0.0
         ema_update(self.average, self.networks.generator, decay)
 
-    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None) -> Tensor | None:
+    def _descend(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
+    ) -> Tensor | None:
         """One step down a loss; returns the gradient's norm, or None, with nothing changed, where it is not finite."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
         if not math.isfinite(float(norm + loss.detach())):
             optimizer.zero_grad(set_to_none=True)
@@ -346,7 +399,9 @@ class Learner:
             groups["anchor"] = dict(self.anchor.state_dict())
         for name in ("generator", "discriminator") if stage == "adversarial" else (stage,):
             state = self.optimizers[name].state_dict()["state"]
-            groups[f"optimizer-{name}"] = {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+            groups[f"optimizer-{name}"] = {
+                f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()
+            }
         return groups
 
     def load_tensors(self, groups: dict[str, dict[str, Tensor]]) -> None:
@@ -361,7 +416,9 @@ class Learner:
             for key, value in groups.get(f"optimizer-{name}", {}).items():
                 index, field_name = key.split(".", 1)
                 state.setdefault(int(index), {})[field_name] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
 
 
 def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
@@ -403,7 +460,9 @@ def _warm_cosine(progress: float, warm: float, end: float) -> float:
     return end + (1 - end) * _cosine((progress - warm) / (1 - warm))
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float, betas: tuple[float, float] | None = None) -> None:
+def _set_lr(
+    optimizer: torch.optim.Optimizer, lr: float, betas: tuple[float, float] | None = None
+) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
         if betas:

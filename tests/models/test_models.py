@@ -14,12 +14,12 @@ from t2i_cli.models.layers import attend, channel_norm, fold, level_features, un
 from tests.toys import toy_networks, toy_tokenizer
 
 
-def encoding(networks, texts: list[str]) -> TextEncoding:  # noqa: ANN001
+def encoding(networks, texts: list[str]) -> TextEncoding:
     tokens, mask = toy_tokenizer().batch(texts, 16)
     return networks.text_encoder(torch.from_numpy(tokens), torch.from_numpy(mask))
 
 
-def awake(networks) -> None:  # noqa: ANN001
+def awake(networks) -> None:
     """Give the layers that start at zero something to say."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -33,7 +33,10 @@ def awake(networks) -> None:  # noqa: ANN001
 def test_every_preset_is_consistent(size: str, resolution: int) -> None:
     networks = build(model_config(size, resolution), "meta", discriminator=True)
     b, r = 2, resolution
-    text = networks.text_encoder(torch.zeros(b, 5, dtype=torch.int64, device="meta"), torch.ones(b, 5, dtype=torch.bool, device="meta"))
+    text = networks.text_encoder(
+        torch.zeros(b, 5, dtype=torch.int64, device="meta"),
+        torch.ones(b, 5, dtype=torch.bool, device="meta"),
+    )
     noise = torch.empty(b, 4, r, r, device="meta")
     assert one_step(networks.generator, noise, text).shape == (b, 4, r, r)
     judged = networks.discriminator(noise)
@@ -42,7 +45,9 @@ def test_every_preset_is_consistent(size: str, resolution: int) -> None:
 
 
 def test_presets_grow() -> None:
-    counts = [build(model_config(size, 64), "meta").parameter_count()["generator"] for size in PRESETS]
+    counts = [
+        build(model_config(size, 64), "meta").parameter_count()["generator"] for size in PRESETS
+    ]
     assert counts == sorted(counts)
     for count, wanted in zip(counts, (2e6, 8e6, 25e6, 80e6), strict=True):
         assert 0.6 * wanted < count < 1.6 * wanted
@@ -57,7 +62,9 @@ def test_fold_and_unfold_are_inverse_and_channels_last() -> None:
     last = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(fold(last, 4), folded)
     # one cell holds one block of pixels and nothing else
-    assert torch.equal(folded[0, :, 1, 2].sort().values, images[0, :, 4:8, 8:12].flatten().sort().values)
+    assert torch.equal(
+        folded[0, :, 1, 2].sort().values, images[0, :, 4:8, 8:12].flatten().sort().values
+    )
 
 
 def test_attend_is_torchs_own_attention() -> None:
@@ -84,7 +91,9 @@ def test_level_features_tell_levels_apart() -> None:
 def test_padding_changes_nothing(kind: str) -> None:
     networks = toy_networks(kind=kind)
     awake(networks)
-    tokens, mask = (torch.from_numpy(part) for part in toy_tokenizer().batch(["a red ball", "ball"], 16))
+    tokens, mask = (
+        torch.from_numpy(part) for part in toy_tokenizer().batch(["a red ball", "ball"], 16)
+    )
     whole = networks.text_encoder(tokens, mask)
     cut = encode(networks.text_encoder, tokens, mask)
     assert torch.allclose(whole.text_features, cut.text_features, atol=1e-6)
@@ -122,7 +131,9 @@ def test_guidance_one_is_no_guidance_and_more_is_more() -> None:
     assert torch.equal(plain, one_step(networks.generator, noise, text, null, 1.0))
     strong = one_step(networks.generator, noise, text, null, 3.0)
     assert not torch.allclose(plain, strong)
-    itself = one_step(networks.generator, noise, text, text, 3.0)  # its own negative: nothing to push away from
+    itself = one_step(
+        networks.generator, noise, text, text, 3.0
+    )  # its own negative: nothing to push away from
     assert torch.allclose(plain, itself, atol=1e-5)
 
 
@@ -166,4 +177,6 @@ def test_the_discriminator_ignores_the_text_in_its_trunk_and_not_in_its_head() -
     crossed = networks.discriminator.logits(features, text.flip(0))
     assert not torch.allclose(straight, crossed)
     # one row's logit does not depend on the other rows
-    assert torch.allclose(networks.discriminator.logits(features[:1], text[:1]), straight[:1], atol=1e-6)
+    assert torch.allclose(
+        networks.discriminator.logits(features[:1], text[:1]), straight[:1], atol=1e-6
+    )

@@ -63,7 +63,9 @@ def test_with_colour_mends_the_article() -> None:
     assert a.with_colour("an orange apple, 3d icon", "blue") == "a blue apple, 3d icon"
 
 
-@pytest.mark.parametrize(("caption", "is_sided"), [("a left arrow", True), ("a bright cat", False), ("turn Right", True)])
+@pytest.mark.parametrize(
+    ("caption", "is_sided"), [("a left arrow", True), ("a bright cat", False), ("turn Right", True)]
+)
 def test_sided(caption: str, is_sided: bool) -> None:
     assert a.sided(caption) == is_sided
 

@@ -13,7 +13,13 @@ from tests.toys import Toys, toy_tokenizer
 
 def batches(**options: float) -> Batches:
     return Batches(
-        Toys(), np.arange(16), toy_tokenizer(), context_length=16, seed=3, device=torch.device("cpu"), **options
+        Toys(),
+        np.arange(16),
+        toy_tokenizer(),
+        context_length=16,
+        seed=3,
+        device=torch.device("cpu"),
+        **options,
     )
 
 
@@ -43,7 +49,9 @@ def test_recoloured_captions_are_true() -> None:
             colour = colour_of(caption)
             assert colour is not None
             found = hue_name(pixels)
-            near = {"teal": {"teal", "green", "blue"}, "pink": {"pink", "red", "purple"}}.get(colour, {colour})
+            near = {"teal": {"teal", "green", "blue"}, "pink": {"pink", "red", "purple"}}.get(
+                colour, {colour}
+            )
             assert found in near, (caption, found)
             changed += colour not in ("red", "green", "blue", "yellow")
     assert changed > 20

@@ -35,7 +35,10 @@ def test_contrastive_loss_is_symmetric_infonce_without_equal_captions_as_negativ
         expected += np.log(np.exp(logits[allowed, i]).sum()) - logits[i, i]
     same = torch.tensor(captions[:, None] == captions[None])
     got = losses.contrastive_loss(
-        torch.tensor(image), torch.tensor(text), torch.tensor(math.log(scale), dtype=torch.float64), same
+        torch.tensor(image),
+        torch.tensor(text),
+        torch.tensor(math.log(scale), dtype=torch.float64),
+        same,
     )
     assert float(got) == pytest.approx(expected / 12, rel=1e-10)
 
@@ -57,7 +60,9 @@ def test_adversarial_losses_against_their_formulas() -> None:
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     assert float(losses.relativistic_d_loss(r, f)) == pytest.approx(softplus(-(real - fake)).mean())
     assert float(losses.relativistic_g_loss(r, f)) == pytest.approx(softplus(-(fake - real)).mean())
-    assert float(losses.log_d_loss(r, f)) == pytest.approx((-np.log(sigmoid(real)) - np.log(1 - sigmoid(fake))).mean())
+    assert float(losses.log_d_loss(r, f)) == pytest.approx(
+        (-np.log(sigmoid(real)) - np.log(1 - sigmoid(fake))).mean()
+    )
     assert float(losses.log_g_loss(f)) == pytest.approx(-np.log(sigmoid(fake)).mean())
     assert float(losses.mismatch_loss(r, o)) == pytest.approx(softplus(-(real - other)).mean())
 
@@ -94,6 +99,8 @@ def test_finite_penalty_is_the_exact_one_on_average() -> None:
     x = torch.tensor(RNG.normal(size=(1, 2, 4, 4)), requires_grad=True)
     exact = float(losses.exact_penalty(quadratic(x), x).detach())
     many = x.detach().expand(200_000, -1, -1, -1)
-    moved = many + 0.001 * torch.randn(many.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    moved = many + 0.001 * torch.randn(
+        many.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     finite = losses.finite_penalty(quadratic(many), quadratic(moved), 0.001)
     assert float(finite.mean()) == pytest.approx(exact, rel=0.02)

@@ -14,7 +14,13 @@ from t2i_cli.training.ema import ema_decay, ema_update
 from t2i_cli.training.stages import Learner
 from tests.toys import toy_learner
 
-PLAIN = {"augment": 0.0, "recolour": 0.0, "mirror": 0.0, "caption_dropout": 0.0, "ema_images": 200.0}
+PLAIN = {
+    "augment": 0.0,
+    "recolour": 0.0,
+    "mirror": 0.0,
+    "caption_dropout": 0.0,
+    "ema_images": 200.0,
+}
 
 
 def one_batch(batches: Batches) -> Batch:
@@ -77,9 +83,19 @@ def test_one_batch_is_overfitted_through_every_stage() -> None:
         ({"flow": 0.0, "penalty_every": 4, "mismatch_weight": 0.0, "ema": False}, "transformer", 4),
     ],
 )
-def test_the_plain_gan_and_the_founding_forms_learn(options: dict, kind: str, channels: int) -> None:
+def test_the_plain_gan_and_the_founding_forms_learn(
+    options: dict, kind: str, channels: int
+) -> None:
     """From nothing, the picture comes to follow the caption."""
-    config = TrainConfig(**{**PLAIN, "adversarial_lr": 1e-3, "contrastive_lr": 3e-3, "alignment_weight": 1.0, **options})
+    config = TrainConfig(
+        **{
+            **PLAIN,
+            "adversarial_lr": 1e-3,
+            "contrastive_lr": 3e-3,
+            "alignment_weight": 1.0,
+            **options,
+        }
+    )
     learner, batches = toy_learner(config, channels, kind)
     batch = one_batch(batches)
     run(learner, batch, "contrastive", 60)
@@ -96,7 +112,9 @@ def test_what_is_not_finite_reaches_no_weight(stage: str, poison: float) -> None
     batch = one_batch(batches)
     learner.begin(stage)
     learner.step(stage, batch, 0, 0.5)
-    before = {g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors(stage).items()}
+    before = {
+        g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors(stage).items()
+    }
     bad = Batch(batch.images.clone(), batch.tokens, batch.mask, batch.text, batch.captions)
     bad.images[3, 0, 5, 5] = poison
     result = learner.step(stage, bad, 1, 0.5)
@@ -114,7 +132,10 @@ def test_the_discriminators_gradient_never_trains_the_text_encoder() -> None:
     before = [p.clone() for p in learner.networks.text_encoder.parameters()]
     run(learner, batch, "flow", 2)
     run(learner, batch, "adversarial", 3)
-    assert all(torch.equal(a, b) for a, b in zip(before, learner.networks.text_encoder.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, learner.networks.text_encoder.parameters(), strict=True)
+    )
 
 
 def test_the_discriminator_starts_from_the_generators_way_down() -> None:
@@ -131,7 +152,10 @@ def test_tensors_and_load_tensors_are_inverse() -> None:
     batch = one_batch(batches)
     run(learner, batch, "flow", 2)
     run(learner, batch, "adversarial", 3)
-    saved = {g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors("adversarial").items()}
+    saved = {
+        g: {n: t.clone() for n, t in group.items()}
+        for g, group in learner.tensors("adversarial").items()
+    }
     other, _ = toy_learner(TrainConfig(**PLAIN, seed=5))
     other.load_tensors(saved)
     other.images = learner.images
@@ -139,7 +163,9 @@ def test_tensors_and_load_tensors_are_inverse() -> None:
     for position in range(2):
         a = learner.step("adversarial", batch, position, 0.6)
         b = other.step("adversarial", batch, position, 0.6)
-        assert {k: float(v) for k, v in a.figures.items()} == {k: float(v) for k, v in b.figures.items()}
+        assert {k: float(v) for k, v in a.figures.items()} == {
+            k: float(v) for k, v in b.figures.items()
+        }
     for group, tensors in learner.tensors("adversarial").items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, other.tensors("adversarial")[group][name]), (group, name)
