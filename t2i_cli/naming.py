@@ -162,7 +162,7 @@ def safe_part(text: str) -> str:
         for char in unicodedata.normalize("NFC", text)
     )
     kept = re.sub(r'[/\\:*?"<>|]+', "_", kept)
-    name = kept.lstrip(".-_ ").rstrip(". ")
+    name = kept.lstrip(".-_~ ").rstrip(". ")
     raw = name.encode("utf-8", "replace")
     if len(raw) > 120:
         digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
