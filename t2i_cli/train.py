@@ -116,7 +116,11 @@ class _Position:
     returns: int = 0  # to the last good state
     best: float = -math.inf
     sums: dict[str, list[float]] = field(default_factory=dict[str, list[float]])  # figures since the last report: sum, count
-    fresh: dict[str, float] = field(default_factory=dict[str, float])  # figures of the last look at held-out pictures
+    # figures of the last look at held-out pictures: those that no report has told yet, and all
+    fresh: dict[str, float] = field(default_factory=dict[str, float])
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+    looked: int = -1  # step of the last look
+    reported: int = -1  # step of the last report
 
 
 class _Run:
@@ -287,7 +291,7 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}")
     state = checkpoint.load_state(run.out) if settings.resume else None
     if state is not None:
-        _check_unchanged(run, state.meta)
+        yield from _check_unchanged(run, state.meta)
     yield from _tokenizer_stage(run, resumed=state is not None)
     model = _make_networks(run)
     if state is None:
@@ -320,13 +324,15 @@ def _train(run: _Run) -> Iterator[Event]:
             yield from _save(run)
         yield StageStarted(stage, index + 2, len(run.stages) + 1, run.stage_progress())
         yield from _stage(run)
-    yield from _look(run)
-    yield from _report(run)
-    yield from _save(run)
+    if run.at.looked != run.at.step:
+        yield from _look(run)
+    if run.at.reported != run.at.step or run.at.fresh:
+        yield from _report(run)
+        yield from _save(run)
     if run.at.seconds > 120:  # the first `t2i sample` finds its graph made; a trial run does not wait for that
         with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
             graphs.bundle_for(model)
-    figures = {name: value for name, value in run.at.fresh.items() if math.isfinite(value)}
+    figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
     yield Finished(run.out, run.out / "model.safetensors", run.at.step, run.at.seconds, tuple(run.advice), figures)
 
 
@@ -429,7 +435,7 @@ def _facts(run: _Run) -> dict[str, Any]:
     return facts
 
 
-def _check_unchanged(run: _Run, meta: dict[str, Any]) -> None:
+def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
     before, now = meta["facts"], _facts(run)
     changed = {key: (before.get(key), now.get(key)) for key in (*before, *now) if before.get(key) != now.get(key)}
     threads = changed.pop("threads", None)
@@ -437,7 +443,8 @@ def _check_unchanged(run: _Run, meta: dict[str, Any]) -> None:
         told = "; ".join(f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items())
         raise UsageError(f"{run.out}: this run was started with other settings: {told}", "resume it as it was, or give another -o")
     if threads is not None:
-        run.at.fresh["threads_changed"] = 1.0
+        was, is_now = threads
+        yield Message(f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ")
 
 
 def _short(value: object) -> str:
@@ -498,10 +505,10 @@ def _stage(run: _Run) -> Iterator[Event]:
 
 
 def _due(run: _Run, last: float, every: float, now: float) -> bool:
-    """Whether it is time: by the clock, or in a run of so many steps at each twentieth, so that a log repeats itself."""
+    """Whether it is time: by the clock, or in a run of so many steps at each quarter, so that a log repeats itself."""
     if run.config.steps:
         return run.at.step % max(run.config.steps // 4, 1) == 0
-    return now - last >= every
+    return now - last >= min(every, run.config.time / 6)  # a short run is looked at too
 
 
 def _report_due(run: _Run, now: float) -> bool:
@@ -539,7 +546,7 @@ def _report(run: _Run) -> Iterator[Event]:
     if "penalty" in row and row.get("d_loss"):
         row["penalty_ratio"] = row["penalty"] / row["d_loss"]
     row |= {"skipped": at.skipped, **at.fresh}
-    at.fresh = {}
+    at.fresh, at.reported = {}, at.step
     at.sums.clear()
     for advice in run.doctor.feed(row):
         run.advice.append(advice)
@@ -599,7 +606,7 @@ def _pictures(run: _Run, captions: list[str], seeds: list[int]) -> Tensor:
 def _look(run: _Run) -> Iterator[Event]:
     """Look at held-out pictures: figures into the next report, a grid of samples, and the best weights so far."""
     learner, at = run.learner, run.at
-    run.last_sample = time.monotonic()
+    run.last_sample, at.looked = time.monotonic(), at.step
     rows = run.held_out if len(run.held_out) >= 20 else run.learned_from
     rows = rows[np.linspace(0, len(rows) - 1, min(HELD_OUT, len(rows))).astype(int)]
     real = run.batches.of(rows)
@@ -616,6 +623,7 @@ def _look(run: _Run) -> Iterator[Event]:
     at.fresh |= {"retrieval_real": retrieval(real_features), "retrieval_chance": 1 / pool}
     if at.stage == "contrastive":
         at.fresh["retrieval"] = at.fresh["retrieval_real"]
+        at.figures = dict(at.fresh)
         return
     drawn = features_of(_pictures(run, real.captions, list(range(len(rows)))))
     at.fresh["retrieval"] = retrieval(drawn)
@@ -634,6 +642,7 @@ def _look(run: _Run) -> Iterator[Event]:
     within = torch.stack([torch.pdist(group).mean() for group in features]).mean()
     between = torch.pdist(features[:, 0]).mean() if len(some) > 1 else within
     at.fresh["diversity"] = float(within / between.clamp(min=1e-6))
+    at.figures = dict(at.fresh)
     grid = to_pixels(_pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy())
     path = run.out / "samples" / f"{at.step:08}.png"
     images.save_grid(path, grid, run.prompts, columns=8)

@@ -1,0 +1,265 @@
+"""The run: it goes on where it stood, to the last bit; it refuses what does not fit; it survives numbers that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2i_cli import checkpoint, config, images
+from t2i_cli.config import TrainConfig
+from t2i_cli.errors import Stopped, TrainingError, UsageError
+from t2i_cli.signals import StopRequest
+from t2i_cli.train import TrainSettings, choose_device, plan, train
+from t2i_cli.training import events
+from t2i_cli.training.batches import Batches
+from tests.toys import Toys
+
+CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny preset, made smaller still."""
+    tiny = dataclasses.replace(
+        config.PRESETS["tiny"],
+        channels={16: 32, 8: 32},
+        image_encoder_channels={16: 8, 8: 16},
+        blocks=1,
+        text_dim=16,
+        text_depth=1,
+    )
+    monkeypatch.setitem(config.PRESETS, "tiny", tiny)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("toys") / "data"
+    place.mkdir()
+    toys = Toys()
+    for number, (pixels, captions) in enumerate(zip(toys.pixels, toys.captions, strict=True)):
+        (place / f"{number:02}.png").write_bytes(images.encode(pixels))
+        (place / f"{number:02}.txt").write_text("\n".join(captions))
+    return place
+
+
+def settings(folder: Path, out: Path, **more: Any) -> TrainSettings:  # noqa: ANN401
+    options = {"resolution": 32, "vocab_size": 300, "time": 0.0, "steps": STEPS, "batch_size": 4, "contrastive_batch_size": 8}
+    return TrainSettings(folder, out, TrainConfig(**{**options, **more.pop("config", {})}), device="cpu", **more)
+
+
+def ends(run: TrainSettings) -> list[events.Event]:
+    return list(train(run))
+
+
+def bytes_of(run: Path) -> dict[str, Any]:
+    """Everything that a run leaves and that the clock has no part in."""
+    state = checkpoint.load_state(run)
+    assert state is not None
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {
+        "step": state.step,
+        "tensors": {f"{g}.{n}": t.numpy().tobytes() for g, group in state.files.items() for n, t in group.items()},
+        "weights": {n: t.float().numpy().tobytes() for n, t in weights(run / "model.safetensors").items()},
+        "log": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
+    }
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.load_model(path).networks.state_dict())
+
+
+class StopAt:
+    """A wish to stop that comes true after so many steps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+        self.request = StopRequest()
+        get = Batches.get
+        seen = 0
+
+        def counted(batches: Batches, stage: str, step: int, size: int) -> Any:  # noqa: ANN401
+            nonlocal seen
+            seen += 1
+            if seen == after:
+                self.request.receive(signal.SIGTERM)
+            return get(batches, stage, step, size)
+
+        monkeypatch.setattr(Batches, "get", counted)
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], dict[str, Any]]:
+    kept: dict[str, Any] = {}
+
+    def once() -> dict[str, Any]:
+        if not kept:
+            out = tmp_path_factory.mktemp("runs") / "unbroken"
+            told = ends(settings(folder, out))
+            assert isinstance(told[-1], events.Finished)
+            kept.update(bytes_of(out))
+        return kept
+
+    return once
+
+
+@pytest.mark.parametrize("stops", [(5,), (7, 1, 2), (1, 1, 1, 1)])
+def test_a_stopped_and_resumed_run_ends_with_the_same_bytes(
+    stops: tuple[int, ...], folder: Path, tmp_path: Path, unbroken: Callable[[], dict[str, Any]]
+) -> None:
+    for after in stops:
+        with pytest.MonkeyPatch.context() as patch:
+            stop = StopAt(patch, after).request
+            with pytest.raises(Stopped) as stopped:
+                ends(settings(folder, tmp_path / "run", resume=True, stop=stop))
+            assert stopped.value.exit_code == 143
+    ends(settings(folder, tmp_path / "run", resume=True))
+    assert bytes_of(tmp_path / "run") == unbroken()
+
+
+def test_sigusr1_saves_and_carries_on(folder: Path, tmp_path: Path) -> None:
+    stop = StopRequest()
+    saved_at: list[int] = []
+    for event in train(settings(folder, tmp_path / "run", stop=stop)):
+        if isinstance(event, events.Report) and event.row["step"] == 4:
+            stop.receive(signal.SIGUSR1)
+        if isinstance(event, events.Saved):
+            saved_at.append(event.step)
+    assert 4 in saved_at or 5 in saved_at
+    assert saved_at[-1] == STEPS
+    assert not stop.save_now
+
+
+def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_path: Path) -> None:
+    told = ends(settings(folder, tmp_path / "run"))
+    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
+    assert stages == ["tokenizer", "contrastive", "flow", "adversarial"]
+    loaded = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
+    assert loaded.config.resolution == 32
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+    finished = told[-1]
+    assert isinstance(finished, events.Finished)
+    assert {"retrieval", "diversity"} <= set(finished.figures)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    keys = set().union(*rows)
+    assert {"contrastive_loss", "flow_loss", "d_loss", "g_loss", "r1", "r2", "gap", "mismatch_gap", "penalty_ratio", "memory_mb", "eta_s"} <= keys
+
+
+@pytest.mark.parametrize("off", ["contrastive", "flow", "adversarial"])
+def test_a_stage_can_be_turned_off(off: str, folder: Path, tmp_path: Path) -> None:
+    told = ends(settings(folder, tmp_path / "run", config={off: 0.0, "steps": 4}))
+    assert off not in [event.stage for event in told if isinstance(event, events.StageStarted)]
+    assert isinstance(told[-1], events.Finished)
+
+
+def test_a_budget_of_time_is_kept(folder: Path, tmp_path: Path) -> None:
+    told = ends(settings(folder, tmp_path / "run", config={"steps": 0, "time": 1.5, "report_every": 0.1}))
+    finished = told[-1]
+    assert isinstance(finished, events.Finished)
+    assert 1.5 <= finished.seconds < 15
+
+
+def test_an_existing_run_is_refused_and_force_starts_again(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ends(settings(folder, run, config={"steps": 3}))
+    (run / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="holds a run already"):
+        ends(settings(folder, run, config={"steps": 3}))
+    ends(settings(folder, run, force=True, config={"steps": 4}))
+    state = checkpoint.load_state(run)
+    assert state is not None
+    assert state.step == 4
+    assert (run / "mine.txt").read_text() == "keep"
+
+
+def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ends(settings(folder, run, config={"steps": 3}))
+    with pytest.raises(UsageError, match="steps: 3 -> 5"):
+        ends(settings(folder, run, resume=True, config={"steps": 5}))
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in sorted(folder.iterdir())[:20]:
+        (other / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UsageError, match="data: "):
+        ends(settings(other, run, resume=True, config={"steps": 3}))
+    ends(settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0}))  # changes nothing that is learned
+
+
+def test_init_starts_from_weights_and_skips_the_warm_up(folder: Path, tmp_path: Path) -> None:
+    ends(settings(folder, tmp_path / "a", config={"steps": 6}))
+    given = tmp_path / "a" / "model.safetensors"
+    told = ends(settings(folder, tmp_path / "b", init=given, config={"steps": 2, "lr": 1e-9}))
+    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
+    assert stages == ["tokenizer", "contrastive", "adversarial"]
+    a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
+    assert a.tokenizer == b.tokenizer
+    trained = b.networks.generator.state_dict()
+    for name, tensor in a.networks.generator.state_dict().items():
+        assert torch.allclose(tensor.float(), trained[name].float(), atol=1e-3)
+    with pytest.raises(UsageError, match="asks for 64"):
+        ends(settings(folder, tmp_path / "c", init=given, config={"resolution": 64}))
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
+    """Put a NaN into the pictures of some calls."""
+    get = Batches.get
+    calls = 0
+
+    def poisoned(batches: Batches, stage: str, step: int, size: int) -> Any:  # noqa: ANN401
+        nonlocal calls
+        calls += 1
+        batch = get(batches, stage, step, size)
+        if steps(calls):
+            batch.images[0, 0, 0, 0] = math.nan
+        return batch
+
+    monkeypatch.setattr(Batches, "get", poisoned)
+
+
+def test_one_bad_step_is_skipped_and_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, lambda call: call == 6)
+    ends(settings(folder, tmp_path / "run"))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["skipped"] == 1
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run" / "model.safetensors").values())
+
+
+def test_some_bad_steps_in_a_row_go_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, lambda call: 5 <= call < 8)
+    told = ends(settings(folder, tmp_path / "run"))
+    assert any(isinstance(event, events.Message) and "back to step" in event.text for event in told)
+    assert isinstance(told[-1], events.Finished)
+
+
+def test_numbers_that_stay_bad_end_the_run_with_good_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, lambda call: call >= 5)
+    with pytest.raises(TrainingError, match="not finite"):
+        ends(settings(folder, tmp_path / "run"))
+    state = checkpoint.load_state(tmp_path / "run")
+    assert state is not None
+    assert all(bool(t.isfinite().all()) for group in state.files.values() for t in group.values() if t.is_floating_point())
+
+
+def test_plan_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    told = plan(settings(folder, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert told["pictures"] + told["held_out"] == 16
+    assert set(told["stages"]) == {"contrastive", "flow", "adversarial"}
+    assert told["seconds"] > 0
+
+
+def test_a_device_that_is_not_there() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="no such device"):
+        choose_device("toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="CUDA"):
+            choose_device("cuda")
