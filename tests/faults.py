@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -545,6 +546,7 @@ def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
     """Runs of all three stages, killed at random until they end, against one that nobody disturbed."""
     chance = random.Random(seed)
     data, quiet = _toy_data(folder / "data"), folder / "quiet"
+    importlib.import_module("t2i_cli.train")  # before the children need it, and the same for all
     steps, failures = 48, []
     begun = time.monotonic()
     _, status = os.waitpid(fork_and(lambda: _train_micro(data, quiet, steps)), 0)
@@ -586,8 +588,15 @@ def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
             _, status = os.waitpid(fork_and(lambda run=run: _train_micro(data, run, steps)), 0)
         if checkpoint.read_info(run / "model.safetensors", verify=True).hash != expected:
             failures.append(f"run {runs}: other weights than the undisturbed run's")
-        if _log_without_clock(run) != rows:
-            failures.append(f"run {runs}: other rows in its log than the undisturbed run's")
+        found = _log_without_clock(run)
+        if found != rows:
+            first = next(
+                (pair for pair in zip(found, rows, strict=False) if pair[0] != pair[1]),
+                (len(found), len(rows)),
+            )
+            failures.append(
+                f"run {runs}: other rows in its log than the undisturbed run's: {first}"
+            )
     return {"cases": done, "failures": failures, "runs": runs, "seconds of a run": lasts}
 
 

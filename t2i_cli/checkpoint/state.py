@@ -153,7 +153,7 @@ def _load(folder: Path) -> RunState:
             for key in json.loads(metadata.get("t2i.channels_last", "[]")):
                 tensors[key] = _to_channels_last(tensors[key])
             files[name.removesuffix(".safetensors")] = tensors
-    meta = _json(folder / META)
+    meta, _ = _json(folder / META)
     if not isinstance(meta, dict):
         _refuse(folder / META, "damaged: it is not a JSON object")
     return RunState(manifest["step"], files, cast("dict[str, Any]", meta), folder)
@@ -215,13 +215,13 @@ def _canonical(content: dict[str, object]) -> bytes:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a state, after every file has been compared with it."""
     path = folder / MANIFEST
-    told = _json(path)
+    told, raw = _json(path)
     if not isinstance(told, dict):
         _refuse(path, "damaged: it is not a JSON object")
     content = cast("dict[str, Any]", told)
     content.pop("sha256", None)
     if (
-        _sealed(content) != path.read_bytes()
+        _sealed(content) != raw
         or content.get("format") != 1
         or type(content.get("step")) is not int
     ):
@@ -258,11 +258,14 @@ def _digest(path: Path) -> tuple[int, str]:
         _refuse(path, f"cannot be read: {error.strerror or error}")
 
 
-def _json(path: Path) -> object:
+def _json(path: Path) -> tuple[object, bytes]:
+    """A JSON file, parsed and as it stands."""
     try:
-        if path.stat().st_size > _MAX_JSON:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_JSON + 1)
+        if len(raw) > _MAX_JSON:
             _refuse(path, f"more than {_MAX_JSON:,} bytes")
-        return json.loads(path.read_bytes())
+        return json.loads(raw), raw
     except OSError as error:
         _refuse(path, f"cannot be read: {error.strerror or error}")
     except (ValueError, RecursionError):
