@@ -172,12 +172,12 @@ class _Run:
 
 def _resolved(config: TrainConfig, device: torch.device, *, warm: bool) -> TrainConfig:
     """The config with what was left to the machine decided; weights to start from take the place of the warm-up."""
-    cuda = device.type == "cuda"
+    batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
         flow=0.0 if warm and config.adversarial else config.flow,
-        batch_size=config.batch_size or (256 if cuda else 64),
-        contrastive_batch_size=config.contrastive_batch_size or (512 if cuda else 128),
+        batch_size=batch_size,
+        contrastive_batch_size=config.contrastive_batch_size or 2 * batch_size,
     )
 
 
