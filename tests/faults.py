@@ -506,6 +506,7 @@ def fill_disk_under_commands(place: Path, count: int, seed: int, apart: Path) ->
 
         return fork_and(work)
 
+    importlib.import_module("t2i_cli.train")  # before the children need it, and the same for all
     template, run = apart / "template", place / "run"
     os.waitpid(train(apart / "quiet"), 0)
     expected = checkpoint.read_info(apart / "quiet" / "model.safetensors").hash
@@ -563,7 +564,7 @@ def kill_training(folder: Path, kills: int, seed: int) -> dict[str, object]:
         before = 0
         for _ in range(200):
             child = fork_and(lambda run=run: _train_micro(data, run, steps))
-            time.sleep(chance.random() ** 2 * lasts * 0.9)
+            time.sleep(chance.random() ** 2 * lasts * 0.6)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
