@@ -141,6 +141,11 @@ class _Stage:
         last = list(self._last.get(key, ()))[-rows:]
         return median(last) if len(last) == rows else math.nan
 
+    def largest(self, key: str) -> float:
+        """The largest size among the last rows, nan before there are enough of them."""
+        last = self._last.get(key, ())
+        return max(map(abs, last)) if len(last) == _RECENT else math.nan
+
     def lowest(self, key: str) -> float:
         """The lowest that `now` has been, nan before there are enough rows."""
         return self._lowest.get(key, math.nan)
@@ -197,7 +202,8 @@ def _runs_away(stage: _Stage) -> bool:
 
 
 def _sees_nothing(stage: _Stage) -> bool:
-    return stage.steps >= 100 and stage.progress > 0.05 and abs(stage.now("gap")) < 0.01
+    # early on the gap swings around zero: only five in a row that are nothing say something
+    return stage.steps >= 100 and stage.progress > 0.05 and stage.largest("gap") < 0.01
 
 
 def _penalty_ratio(stage: _Stage) -> float:
@@ -215,8 +221,9 @@ def _strong_penalty(stage: _Stage) -> bool:
 
 
 def _ignores_text(stage: _Stage) -> bool:
-    late = stage.progress > 0.05 and stage.steps >= 100
-    return late and stage.now("mismatch_gap") < 0.02
+    if stage.progress > 0.05 and stage.steps >= 50 and stage.largest("mismatch_gap") < 0.01:
+        return True
+    return stage.progress > 0.2 and stage.steps >= 200 and stage.now("mismatch_gap") < 0.02
 
 
 def _one_picture(stage: _Stage) -> bool:
@@ -296,7 +303,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "discriminator_sees_nothing", _GAN,
-        "after 5% and 100 steps of the stage, the gap is within 0.01 of zero",
+        "after 5% and 100 steps of the stage, the last five gaps are all within 0.01 of zero",
         "The discriminator cannot tell real from generated pictures, so nothing is learnt: lower "
         "gamma (to a third), or train longer.",
         _sees_nothing,
@@ -314,7 +321,8 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "text_ignored", _GAN,
-        "after 5% and 100 steps of the stage, D(x, t) - D(x, t') is below 0.02",
+        "D(x, t) - D(x, t') is five times within 0.01 of zero after 5% and 50 steps of the stage, "
+        "or below 0.02 after 20% and 200 steps",
         "The discriminator does not look at the text, so pictures will not follow their prompts: "
         "raise mismatch_weight, give the contrastive stage more time, or look at the captions.",
         _ignores_text,
