@@ -98,7 +98,8 @@ def main() -> None:
         print(f"  {count:6} pictures  {cpu:7.1f} s CPU  {rate:6.1f} a CPU second  {memory:6.0f} MB")
     if rates:
         ratio = statistics.median(rates) * statistics.median(warm)
-        print(f"stream {statistics.median(rates):.1f} pictures a CPU second, warm batches {1 / statistics.median(warm):.1f}: "
+        warm_rate = 1 / statistics.median(warm)
+        print(f"stream {statistics.median(rates):.1f} pictures a CPU second, warm batches {warm_rate:.1f}: "
               f"ratio {ratio:.2f}; last tenth against first {rates[-1] / rates[0]:.2f}")  # fmt: skip
     print(f"first picture after {statistics.median(first):.2f} s, one-shot {statistics.median(one):.2f} s: "
           f"ratio {statistics.median(first) / statistics.median(one):.2f}")  # fmt: skip
