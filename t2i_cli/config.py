@@ -256,10 +256,11 @@ class TrainConfig:
     adversarial: float = 0.40  # share of the budget
     # the step
     batch_size: int = 0  # pictures a step in flow and adversarial stages; 0: 64, on CUDA 256
-    contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: 128, on CUDA 512
+    contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: twice batch_size
     seed: int = 0
     lr: float = 1.0  # factor on every stage's own learning rate
     contrastive_lr: float = 1e-3  # AdamW
+    teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
     flow_lr: float = 6e-4  # AdamW
     adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine
     caption_dropout: float = 0.1  # share of pictures shown without their caption
@@ -297,6 +298,7 @@ class TrainConfig:
             "discriminator_steps": (1, 100), "gamma": (0, 1e6), "penalty_every": (1, 1000), "anchor_weight": (0, 1e3),
             "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9),
             "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),
+            "teacher_weight": (0, 1e3),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -338,7 +340,7 @@ class TrainConfig:
                     f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
                 )
             default = known[name].default
-            wanted = type(default)
+            wanted: type[Any] = type(default)
             if wanted is float and type(value) is int:
                 value = float(value)
             if type(value) is not wanted:
@@ -389,13 +391,7 @@ def _typed_fields(cls: type, data: object, where: str) -> dict[str, Any]:
 
 
 def _int_tuple(value: object, name: str) -> tuple[int, ...]:
-    _check(
-        isinstance(value, list) and len(cast("list[object]", value)) <= 16,
-        name,
-        value,
-        "a short list of whole numbers",
-    )
-    numbers = cast("list[object]", value)
-    for number in numbers:
-        _check(type(number) is int, name, value, "a short list of whole numbers")
+    numbers = cast("list[object]", value if isinstance(value, list) else [value] * 17)
+    short = len(numbers) <= 16 and all(type(number) is int for number in numbers)
+    _check(short, name, numbers[:17], "a short list of whole numbers")
     return tuple(cast("list[int]", numbers))

@@ -516,7 +516,7 @@ def draw(
         OutputError: the disk is full or cannot be written to.
     """
     reader = source if isinstance(source, LineReader) else None
-    items = prompts.requests(iter(reader)) if reader is not None else iter(source)
+    items: Iterator[Any] = prompts.requests(iter(reader)) if reader is not None else iter(source)
     feed = _Source(items, reader.ready if reader is not None else (lambda: True))
     if options.one_path():
         feed = _Source(iter(_at_most_one(feed.items, options)))

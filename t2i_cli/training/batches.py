@@ -6,6 +6,7 @@ unbroken one would have seen.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from t2i_cli.data import batch_indices
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import PAD, Tokenizer
 from t2i_cli.training.augment import COLOURS, colour_of, mirror, recolour, sided, with_colour
+from t2i_cli.training.teacher import Lessons
 
-__all__ = ["Batch", "Batches", "Pictures", "seed_for"]
+__all__ = ["Batch", "Batches", "Lesson", "Pictures", "seed_for"]
 
 FIRST_CAPTION = 0.4  # share of batches' rows that take a picture's first caption; the rest take any
 
@@ -40,6 +42,16 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of some of a batch's captions and of extra texts beside them."""
+
+    known: Tensor  # int64 (k,), rows of the batch whose captions the teacher has read
+    tokens: Tensor  # int64 (m, t), the extra texts
+    mask: Tensor  # bool (m, t)
+    features: Tensor  # fp32 (k + m, e), unit norm, the teacher's: of those captions, then of the extra texts
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a step learns from."""
 
@@ -48,6 +60,7 @@ class Batch:
     mask: Tensor  # bool (b, t)
     text: Tensor  # int64 (b,), equal where two rows have the same caption
     captions: list[str]
+    lesson: Lesson | None = None  # in the contrastive stage of a run with a teacher
 
 
 def seed_for(*parts: int | str) -> int:
@@ -71,6 +84,7 @@ class Batches:
         device: where batches go.
         recolour: share of pictures with one named hue that are turned to another.
         mirror: share of pictures that are mirrored where the caption allows it.
+        lessons: of a teacher, for the contrastive stage.
     """
 
     def __init__(
@@ -84,9 +98,11 @@ class Batches:
         device: torch.device,
         recolour: float = 0.0,
         mirror: float = 0.0,
+        lessons: Lessons | None = None,
     ) -> None:
         self.indices = indices
         self.seed = seed
+        self.lessons = lessons
         self._pictures, self._tokenizer, self._length, self._device = (
             pictures,
             tokenizer,
@@ -113,19 +129,29 @@ class Batches:
         random = np.random.Generator(
             np.random.Philox(key=seed_for(self.seed, stage, "batch", step))
         )
-        return self.of(rows, random)
+        batch = self.of(rows, random)
+        if stage == "contrastive" and self.lessons is not None:
+            return dataclasses.replace(
+                batch, lesson=self._lesson(self.lessons, batch.captions, random)
+            )
+        return batch
+
+    def _lesson(self, lessons: Lessons, captions: list[str], random: np.random.Generator) -> Lesson:
+        known, extra, features = lessons.lesson(captions, random)
+        tokens, mask = self.tokens(extra)
+        return Lesson(known.to(self._device), tokens, mask, features.to(self._device))
 
     def of(self, rows: np.ndarray, random: np.random.Generator | None = None) -> Batch:
         """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are."""
         pixels = self._pixels(rows)
         if random is None:
-            captions = [self._pictures.captions[row][0] for row in rows]
+            captions = [self._pictures.captions[int(row)][0] for row in rows]
             return self._batch(to_images(pixels), captions)
         chosen: list[str] = []
         turns: list[tuple[int, str, str]] = []  # row in the batch, colour, new colour
         draws = random.random((len(rows), 4))
         for position, row in enumerate(rows):
-            alternatives = self._pictures.captions[row]
+            alternatives = self._pictures.captions[int(row)]
             first, any_of, turn, to = draws[position]
             pick = 0 if first < FIRST_CAPTION else int(any_of * len(alternatives))
             caption = alternatives[pick]
@@ -152,7 +178,9 @@ class Batches:
                 if done:
                     chosen[position] = with_colour(chosen[position], to)
         flips = random.random(len(rows)) < self._mirror
-        flips &= [not any(sided(text) for text in self._pictures.captions[row]) for row in rows]
+        flips &= [
+            not any(sided(text) for text in self._pictures.captions[int(row)]) for row in rows
+        ]
         return self._batch(
             mirror(to_images(pixels), torch.tensor(flips, device=self._device)), chosen
         )

@@ -23,4 +23,5 @@ def ema_decay(batch_size: int, images: int, half_life: float, share: float = 0.0
 @torch.no_grad()
 def ema_update(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Average <- decay average + (1 - decay) network, parameter by parameter; decay 0 copies."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp(list(average.parameters()), list(network.parameters()), 1 - decay)

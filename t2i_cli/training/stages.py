@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +74,10 @@ class Learner:
             "fused": fused,
         }
         pair = [*networks.text_encoder.parameters(), *networks.image_encoder.parameters()]
-        flow = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": fused}
+        flow: dict[str, Any] = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": fused}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "contrastive": torch.optim.AdamW(
-                _groups(pair), lr=config.contrastive_lr, **flow | {"weight_decay": 0.1}
+                _groups(pair), lr=config.contrastive_lr, **{**flow, "weight_decay": 0.1}
             ),
             "flow": torch.optim.AdamW(networks.generator.parameters(), lr=config.flow_lr, **flow),
             "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
@@ -157,7 +158,16 @@ class Learner:
                 networks.image_encoder.logit_scale,
                 _same(batch.text),
             )
-        norm = self._descend(optimizer, loss, MAX_NORM)
+        whole, figures = loss, {}
+        if batch.lesson is not None:
+            extra = networks.text_encoder(batch.lesson.tokens, batch.lesson.mask)
+            student = torch.cat([text.text_features[batch.lesson.known], extra.text_features])
+            taught = losses.relation_loss(student, batch.lesson.features)
+            whole, figures = (
+                loss + self.config.teacher_weight * taught,
+                {"teacher_loss": taught.detach()},
+            )
+        norm = self._descend(optimizer, whole, MAX_NORM)
         if norm is None:
             return StepResult({"contrastive_loss": math.nan}, skipped=True)
         with torch.no_grad():
@@ -170,6 +180,7 @@ class Learner:
                 ),  # the loss of features that say nothing
                 "logit_scale": networks.image_encoder.logit_scale.detach().exp(),
                 "grad_norm": norm,
+                **figures,
             }
         )
 
