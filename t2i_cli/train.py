@@ -27,6 +27,7 @@ from torch import Tensor
 from t2i_cli import checkpoint, data, graphs, images, metrics
 from t2i_cli.config import ModelConfig, TrainConfig, model_config
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, TrainingError, UsageError, WeightsError
+from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, TextEncoding, build, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
@@ -36,6 +37,7 @@ from t2i_cli.training.batches import Batches
 from t2i_cli.training.doctor import Doctor
 from t2i_cli.training.events import Advice, Event, Finished, Message, Report, Sampled, Saved, StageStarted
 from t2i_cli.training.stages import STAGES, Learner
+from t2i_cli.training.teacher import BUILTIN, Lessons, Teacher, load_teacher, make_lessons
 
 __all__ = ["TrainSettings", "choose_device", "plan", "train"]
 
@@ -44,6 +46,7 @@ SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
 HELD_OUT = 200  # pictures that are looked at while training
+TELL_EVERY = 10.0  # s between two lines on how far the teacher has read
 KNOWN = 2000  # training pictures that drawn ones are compared with, at most
 
 
@@ -134,6 +137,8 @@ class _Run:
         self.stages = [stage for stage in STAGES if getattr(self.config, stage) > 0]
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
+        self.teacher: Teacher | None = None
+        self.lessons: Lessons | None = None
         self.learner: Learner
         self.batches: Batches
         self.learned_from: np.ndarray
@@ -188,6 +193,7 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
     """
     device = choose_device(settings.device)
     run = _Run(settings, device)
+    _find_teacher(run)
     _read_data(run)
     _make_tokenizer(run)
     model = _make_networks(run)
@@ -285,6 +291,7 @@ def _clear(out: Path) -> None:
 
 def _train(run: _Run) -> Iterator[Event]:
     settings = run.settings
+    _find_teacher(run)
     yield Message(f"reading {settings.data}")
     _read_data(run)
     held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
@@ -293,6 +300,8 @@ def _train(run: _Run) -> Iterator[Event]:
     if state is not None:
         yield from _check_unchanged(run, state.meta)
     yield from _tokenizer_stage(run, resumed=state is not None)
+    if run.teacher is not None and (state is None or state.meta["position"]["stage"] == "contrastive"):
+        yield from _be_taught(run, run.teacher)
     model = _make_networks(run)
     if state is None:
         checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
@@ -337,6 +346,33 @@ def _train(run: _Run) -> Iterator[Event]:
 
 
 # -- before the first step ----------------------------------------------------------------------
+
+
+def _find_teacher(run: _Run) -> None:
+    config = run.config
+    if config.text_encoder not in BUILTIN and config.contrastive > 0 and config.teacher_weight > 0:
+        run.teacher = load_teacher(config.text_encoder, run.device, _trunk_dtype(config.precision, run.device))
+
+
+def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
+    """Let the teacher read the captions, once for this data, saying how far it is."""
+    captions = (text for row in run.learned_from for text in run.pictures.captions[row])
+    cache, config = cache_folder(run.settings.cache), run.config
+    reading = make_lessons(teacher, captions, cache, recolour=config.recolour > 0, seed=config.seed)
+    told = -math.inf
+    while True:
+        try:
+            done, total = next(reading)
+        except StopIteration as end:
+            run.lessons = end.value
+            break
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            yield Message(f"{teacher.name} reads captions, once for this data: {done:,} of {total:,} texts")
+        if run.settings.stop:
+            raise Stopped(run.settings.stop.signum, "stopped while the teacher read; nothing was trained yet")
+    assert run.lessons is not None
+    yield Message(f"{teacher.name} teaches: {len(run.lessons.texts):,} texts")
 
 
 def _read_data(run: _Run) -> None:
@@ -413,6 +449,7 @@ def _make_networks(run: _Run) -> ModelConfig:
         device=run.device,
         recolour=config.recolour,
         mirror=config.mirror,
+        lessons=run.lessons,
     )
     run.learner = Learner(networks, config, run.batches.tokens([""]))
     if loaded is not None:
@@ -430,6 +467,9 @@ def _facts(run: _Run) -> dict[str, Any]:
     """What may not change between a run's start and its resume."""
     facts: dict[str, Any] = {k: v for k, v in run.config.to_dict().items() if k not in FREE_TO_CHANGE}
     facts |= {"data": run.pictures.digest, "device": run.device.type}
+    weight = facts.pop("teacher_weight")  # of no consequence without a teacher
+    if run.teacher is not None:
+        facts |= {"teacher": run.teacher.digest, "teacher_weight": weight}
     if run.device.type == "cpu":
         facts["threads"] = torch.get_num_threads()
     return facts

@@ -14,6 +14,7 @@ __all__ = [
     "log_d_loss",
     "log_g_loss",
     "mismatch_loss",
+    "relation_loss",
     "relativistic_d_loss",
     "relativistic_g_loss",
     "squared_distance_loss",
@@ -38,6 +39,25 @@ def contrastive_loss(
     logits = logits.masked_fill(others, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def relation_loss(text_features: Tensor, teacher_features: Tensor, temperature: float = 0.1) -> Tensor:
+    """How far the relations among texts are from a teacher's: KL of softmaxed cosines, row by row.
+
+    Relational distillation (Park et al. 2019; Tung & Mori 2019): the widths may differ, and nothing but
+    the texts' nearness to one another is asked of the student. A text's nearness to itself is left out.
+
+    Args:
+        text_features: (b, d), unit norm, the student's.
+        teacher_features: (b, e), unit norm.
+        temperature: that cosines are divided by.
+    """
+    itself = torch.eye(len(text_features), dtype=torch.bool, device=text_features.device)
+
+    def relations(features: Tensor) -> Tensor:
+        return (features @ features.T / temperature).masked_fill(itself, -1e4).log_softmax(dim=1)
+
+    return F.kl_div(relations(text_features), relations(teacher_features), reduction="batchmean", log_target=True)
 
 
 def squared_distance_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
