@@ -340,7 +340,7 @@ class TrainConfig:
                     f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
                 )
             default = known[name].default
-            wanted: type[Any] = type(default)
+            wanted = cast("type[object]", type(default))
             if wanted is float and type(value) is int:
                 value = float(value)
             if type(value) is not wanted:
