@@ -26,7 +26,15 @@ from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, metrics
 from t2i_cli.config import ModelConfig, TrainConfig, model_config
-from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, TrainingError, UsageError, WeightsError
+from t2i_cli.errors import (
+    DeviceError,
+    OutputError,
+    Stopped,
+    T2IError,
+    TrainingError,
+    UsageError,
+    WeightsError,
+)
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, TextEncoding, build, many_steps, one_step
 from t2i_cli.noise import noise_batch
@@ -35,7 +43,16 @@ from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.doctor import Doctor
-from t2i_cli.training.events import Advice, Event, Finished, Message, Report, Sampled, Saved, StageStarted
+from t2i_cli.training.events import (
+    Advice,
+    Event,
+    Finished,
+    Message,
+    Report,
+    Sampled,
+    Saved,
+    StageStarted,
+)
 from t2i_cli.training.stages import STAGES, Learner
 from t2i_cli.training.teacher import BUILTIN, Lessons, Teacher, load_teacher, make_lessons
 
@@ -45,7 +62,8 @@ FREE_TO_CHANGE = ("save_every", "sample_every", "report_every")  # settings that
 SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
-HELD_OUT = 200  # pictures that are looked at while training
+HELD_OUT = 100  # pictures that are looked at while training
+LOOK_STEPS = 6  # of the flow, each with guidance, in a look
 TELL_EVERY = 10.0  # s between two lines on how far the teacher has read
 KNOWN = 2000  # training pictures that drawn ones are compared with, at most
 
@@ -148,10 +166,23 @@ class _Run:
         self.known: Tensor | None = None  # features of training pictures, for how near drawn ones come to them
         self.advice: list[Advice] = []
         self.writer: Any = None
+        self.clock = time.monotonic()
         self.last_report = self.last_save = self.last_sample = time.monotonic()
         self.speed: list[tuple[float, int]] = []
 
     # budget
+
+    def tick(self) -> None:
+        """Count the time since the last tick: what is asked for is time by the clock, looks and reports among it."""
+        now = time.monotonic()
+        self.at.stage_seconds += now - self.clock
+        self.at.seconds += now - self.clock
+        self.clock = now
+
+    def look_seconds(self) -> float:
+        """About how long a look will take, from the speed of the last steps; a step is three passes in flow, more later."""
+        passes = (HELD_OUT + 48 + GRID) * (2 * LOOK_STEPS / 3 if self.at.stage == "flow" else 1 / 12)
+        return passes * sum(taken for taken, _ in self.speed) / max(sum(size for _, size in self.speed), 1)
 
     def share(self, stage: str) -> float:
         return getattr(self.config, stage) / sum(getattr(self.config, name) for name in self.stages)
@@ -508,6 +539,7 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
 
 def _stage(run: _Run) -> Iterator[Event]:
     in_a_row = 0
+    run.clock = time.monotonic()
     while run.stage_progress() < 1.0:
         at = run.at
         start = time.monotonic()
@@ -518,7 +550,7 @@ def _stage(run: _Run) -> Iterator[Event]:
         result = run.learner.step(at.stage, batch, position, run.stage_progress())
         taken = time.monotonic() - start
         at.step, at.stage_step = at.step + 1, at.stage_step + 1
-        at.stage_seconds, at.seconds = at.stage_seconds + taken, at.seconds + taken
+        run.tick()
         at.images = run.learner.images
         run.speed = [*run.speed[-49:], (taken, size)]
         for name, value in result.figures.items():
@@ -537,6 +569,7 @@ def _stage(run: _Run) -> Iterator[Event]:
             yield from _look(run)
         if _report_due(run, now):
             yield from _report(run)
+        run.tick()
         if run.settings.stop or run.settings.stop.save_now or now - run.last_save >= run.config.save_every:
             yield from _save(run)
             run.settings.stop.save_now = False
@@ -548,7 +581,8 @@ def _due(run: _Run, last: float, every: float, now: float) -> bool:
     """Whether it is time: by the clock, or in a run of so many steps at each quarter, so that a log repeats itself."""
     if run.config.steps:
         return run.at.step % max(run.config.steps // 4, 1) == 0
-    return now - last >= min(every, run.config.time / 6)  # a short run is looked at too
+    # a short run is looked at too, and looking takes a twentieth of the time at most
+    return now - last >= max(min(every, run.config.time / 6), 20 * run.look_seconds())
 
 
 def _report_due(run: _Run, now: float) -> bool:
@@ -636,7 +670,7 @@ def _pictures(run: _Run, captions: list[str], seeds: list[int]) -> Tensor:
         noise = torch.from_numpy(noise_batch(seeds[start : start + 32], config.image_channels, config.resolution))
         noise = noise.to(run.device)
         if run.at.stage == "flow":
-            parts.append(many_steps(learner.average, noise, text, learner.null(len(noise)), 8, 2.0))
+            parts.append(many_steps(learner.average, noise, text, learner.null(len(noise)), LOOK_STEPS, 2.0))
         else:
             parts.append(one_step(learner.average, noise, text))
     return torch.cat(parts)
@@ -737,7 +771,7 @@ def _log_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _tensorboard(out: Path) -> Any:  # noqa: ANN401 - an optional package's class
+def _tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
