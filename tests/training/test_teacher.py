@@ -1,4 +1,4 @@
-"""A teacher's lessons: which texts it is asked about, what is kept of it, what the student makes of it, and what is refused."""
+"""A teacher's lessons: which texts it reads, what is kept, what the student makes of it, what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from t2i_cli.training.stages import Learner
 from t2i_cli.training.teacher import Lessons, Teacher, load_teacher, make_lessons, slip
 from tests.toys import Toys, toy_networks, toy_tokenizer
 
-MEANING = {"crimson": "red", "scarlet": "red", "azure": "blue", "orb": "ball", "sphere": "ball", "box": "square", "beam": "bar"}
+MEANING = {
+    "crimson": "red",
+    "scarlet": "red",
+    "azure": "blue",
+    "orb": "ball",
+    "sphere": "ball",
+    "box": "square",
+    "beam": "bar",
+}
 
 
 class Reader(Teacher):
@@ -36,7 +44,10 @@ class Reader(Teacher):
         for row, text in enumerate(texts):
             for word in text.replace(",", "").split():
                 meant = MEANING.get(word, word)
-                found[row] += torch.randn(64, generator=torch.Generator().manual_seed(sum(map(ord, meant)) * 7 + len(meant)))
+                found[row] += torch.randn(
+                    64,
+                    generator=torch.Generator().manual_seed(sum(map(ord, meant)) * 7 + len(meant)),
+                )
         return F.normalize(found, dim=1)
 
 
@@ -45,7 +56,9 @@ def reader() -> Reader:
     return Reader("reader", "d1", tuple(sorted(MEANING)), None, None)
 
 
-def lessons_of(teacher: Teacher, cache: Path, captions: list[str] | None = None, **options: Any) -> Lessons:
+def lessons_of(
+    teacher: Teacher, cache: Path, captions: list[str] | None = None, **options: Any
+) -> Lessons:
     captions = captions or [text for row in Toys().captions for text in row]
     steps = make_lessons(teacher, captions, cache, **options)
     last = (0, 1)
@@ -82,8 +95,15 @@ def test_lessons_hold_captions_other_colours_other_words_and_single_words(tmp_pa
     assert {"a red ball", "a pink ball", "ball, teal"} <= set(captions)
     assert len(captions) == len(set(captions)) == 4 * 8 * 2
     assert "a crimson" in {lessons.texts[row] for row in lessons.words}
-    rewrites = {text: {lessons.texts[row] for row in rows} for text, rows in lessons.rewrites.items()}
-    assert rewrites["a red ball"] <= {"a crimson ball", "a scarlet ball", "a red orb", "a red sphere"}
+    rewrites = {
+        text: {lessons.texts[row] for row in rows} for text, rows in lessons.rewrites.items()
+    }
+    assert rewrites["a red ball"] <= {
+        "a crimson ball",
+        "a scarlet ball",
+        "a red orb",
+        "a red sphere",
+    }
     assert rewrites["a red ball"]
     assert "a green cross" not in rewrites  # nothing is near to either word
     uncoloured = lessons_of(reader(), tmp_path, recolour=False)
@@ -110,7 +130,14 @@ def test_the_teacher_reads_once(tmp_path: Path) -> None:
 
 def test_a_lesson_is_fixed_by_its_randomness_and_matches_its_texts(tmp_path: Path) -> None:
     lessons = lessons_of(reader(), tmp_path)
-    captions = ["a red ball", "never read", "ball, teal", "a blue bar", "a red cross", "a blue ball"]
+    captions = [
+        "a red ball",
+        "never read",
+        "ball, teal",
+        "a blue bar",
+        "a red cross",
+        "a blue ball",
+    ]
     known, extra, features = lessons.lesson(captions, np.random.default_rng(5))
     same = lessons.lesson(captions, np.random.default_rng(5))
     assert extra == same[1]
@@ -135,16 +162,30 @@ def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: P
     """After the same steps "a crimson orb" lies at "a red ball" where it was taught, and not where it was not."""
 
     def taught(lessons: Lessons | None) -> tuple[float, list[float]]:
-        config = TrainConfig(augment=0.0, recolour=0.0, mirror=0.0, contrastive_lr=3e-3, teacher_weight=1.0)
+        config = TrainConfig(
+            augment=0.0, recolour=0.0, mirror=0.0, contrastive_lr=3e-3, teacher_weight=1.0
+        )
         batches = Batches(
-            Toys(), np.arange(16), toy_tokenizer(), context_length=16, seed=0, device=torch.device("cpu"), lessons=lessons
+            Toys(),
+            np.arange(16),
+            toy_tokenizer(),
+            context_length=16,
+            seed=0,
+            device=torch.device("cpu"),
+            lessons=lessons,
         )
         learner = Learner(toy_networks(), config, batches.tokens([""]))
         rows = []
         for step in range(60):
-            result = learner.step("contrastive", batches.get("contrastive", step, 16), step, step / 60)
+            result = learner.step(
+                "contrastive", batches.get("contrastive", step, 16), step, step / 60
+            )
             rows.append(float(result.figures.get("teacher_loss", 0.0)))
-        plain = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("ball", "square", "bar")]
+        plain = [
+            f"a {colour} {shape}"
+            for colour in ("red", "blue")
+            for shape in ("ball", "square", "bar")
+        ]
         words = {meant: word for word, meant in MEANING.items()}
         other = [" ".join(words.get(word, word) for word in text.split()) for text in plain]
         a, b = (learner.encode(*batches.tokens(texts)).text_features for texts in (plain, other))
@@ -159,7 +200,9 @@ def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: P
 # -- transformers' own models -----------------------------------------------------------------
 
 
-def test_without_transformers_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match="needs transformers") as refused:
         load_teacher(str(tmp_path), torch.device("cpu"))
@@ -174,7 +217,21 @@ def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
         load_teacher("lsmt", torch.device("cpu"))
 
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "crimson", "blue", "cat", "kitty", "##s", "ball"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "crimson",
+    "blue",
+    "cat",
+    "kitty",
+    "##s",
+    "ball",
+]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +242,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=70, **sizes)
     transformers.BertModel(config).save_pretrained(folder)
     return folder
@@ -196,8 +258,12 @@ def test_a_folder_of_a_language_model_teaches(bert: Path, tmp_path: Path) -> Non
     assert teacher.words == ("ball", "blue", "cat", "crimson", "kitty", "red")
     both = teacher.features(["a red cat", "a cat and a red ball"])
     assert torch.allclose(both.norm(dim=1), torch.ones(2))
-    assert torch.allclose(both[0], teacher.features(["a red cat"])[0], atol=1e-5)  # padding says nothing
-    inner = teacher.network(**teacher.tokenizer(["a red cat"], return_tensors="pt")).last_hidden_state[0]
+    assert torch.allclose(
+        both[0], teacher.features(["a red cat"])[0], atol=1e-5
+    )  # padding says nothing
+    inner = teacher.network(
+        **teacher.tokenizer(["a red cat"], return_tensors="pt")
+    ).last_hidden_state[0]
     assert torch.allclose(both[0], F.normalize(inner.mean(0), dim=0), atol=1e-5)
     lessons = lessons_of(teacher, tmp_path, ["a red cat", "a blue ball"])
     assert "a kitty" in lessons.texts
@@ -226,7 +292,10 @@ def test_a_folder_that_brings_its_own_code_is_refused(bert: Path, tmp_path: Path
     for file in bert.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((bert / "config.json").read_text())
-    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    config |= {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(WeightsError):
@@ -238,21 +307,39 @@ def test_other_families_teach_too(family: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizers = importlib.import_module("tokenizers")
     marked = {"t5": "▁{}", "gpt2": "Ġ{}", "clip": "{}</w>"}[family]
-    vocabulary = {marked.format(word): row for row, word in enumerate(["a", "red", "cat", "kitty"])} | {"<pad>": 4, "</s>": 5}
+    vocabulary = {
+        marked.format(word): row for row, word in enumerate(["a", "red", "cat", "kitty"])
+    } | {"<pad>": 4, "</s>": 5}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="</s>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    inner.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(r"(\w+)"), marked.format(r"\1"))
+    inner.normalizer = tokenizers.normalizers.Replace(
+        tokenizers.Regex(r"(\w+)"), marked.format(r"\1")
+    )
     tokens = {} if family == "gpt2" else {"pad_token": "<pad>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", **tokens).save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="</s>", **tokens
+    ).save_pretrained(tmp_path)
     torch.manual_seed(0)
-    small = {"vocab_size": 6, "num_hidden_layers": 1, "intermediate_size": 16, "hidden_size": 8, "num_attention_heads": 2}
+    small = {
+        "vocab_size": 6,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+    }
     if family == "t5":
-        config = transformers.T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+        config = transformers.T5Config(
+            vocab_size=6, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+        )
         model = transformers.T5ForConditionalGeneration(config)
     elif family == "gpt2":
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=6, n_embd=8, n_layer=1, n_head=2, n_positions=70))
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=6, n_embd=8, n_layer=1, n_head=2, n_positions=70)
+        )
     else:
-        model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**small, max_position_embeddings=70, eos_token_id=5))
+        model = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**small, max_position_embeddings=70, eos_token_id=5)
+        )
     model.save_pretrained(tmp_path)
     teacher = load_teacher(str(tmp_path), torch.device("cpu"))
     assert teacher.words == ("cat", "kitty", "red")

@@ -1,0 +1,97 @@
+"""A run with a teacher: stopped and resumed it ends with the same bytes, and another teacher is told apart."""
+
+# ruff: noqa: F811 - a fixture is named twice, where it is imported and where it is asked for
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from t2i_cli import train as module
+from t2i_cli.cli import run
+from t2i_cli.errors import Stopped, UsageError
+from t2i_cli.training import events
+from tests.test_train import StopAt, _micro, bytes_of, ends, folder, settings, weights  # noqa: F401
+from tests.training.test_teacher import Reader, reader
+
+TAUGHT = {"text_encoder": "reader", "contrastive": 0.5, "flow": 0.3, "adversarial": 0.2}
+
+
+@pytest.fixture
+def _reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_teacher", lambda *_: reader())
+
+
+def taught(folder: Path, tmp_path: Path, name: str = "run", **more: Any) -> Any:
+    config = {**TAUGHT, **more.pop("config", {})}
+    return settings(folder, tmp_path / name, config=config, cache=tmp_path / "cache", **more)
+
+
+@pytest.mark.usefixtures("_reader")
+def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher(
+    folder: Path, tmp_path: Path
+) -> None:
+    told = ends(taught(folder, tmp_path, "unbroken"))
+    said = [event.text for event in told if isinstance(event, events.Message)]
+    assert any(line.startswith("reader teaches: ") for line in said)
+    rows = [
+        json.loads(line) for line in (tmp_path / "unbroken" / "log.jsonl").read_text().splitlines()
+    ]
+    assert any("teacher_loss" in row for row in rows if row["stage"] == "contrastive")
+    assert not any("teacher_loss" in row for row in rows if row["stage"] == "adversarial")
+    for after in (3, 5):  # within the contrastive stage, then after it
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            ends(taught(folder, tmp_path, resume=True, stop=StopAt(patch, after).request))
+    ends(taught(folder, tmp_path, resume=True))
+    assert Reader.calls == 0  # since it was loaded: what it said is in the cache
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "unbroken")
+    ends(taught(folder, tmp_path, "alone", config={"text_encoder": "builtin"}))
+    taught_one, alone = (
+        weights(tmp_path / name / "model.safetensors") for name in ("unbroken", "alone")
+    )
+    assert {n: t.shape for n, t in taught_one.items()} == {n: t.shape for n, t in alone.items()}
+    assert any(
+        not torch.equal(t, alone[n]) for n, t in taught_one.items() if n.startswith("text_encoder")
+    )
+
+
+@pytest.mark.usefixtures("_reader")
+def test_another_teacher_is_another_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        ends(taught(folder, tmp_path, stop=StopAt(patch, 2).request))
+    monkeypatch.setattr(
+        module, "load_teacher", lambda *_: dataclasses.replace(reader(), digest="other")
+    )
+    with pytest.raises(UsageError, match="teacher: d1 -> other"):
+        ends(taught(folder, tmp_path, resume=True))
+
+
+def test_the_command_says_in_one_line_what_is_missing(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ask = ["train", str(folder), "-o", str(tmp_path / "run"), "--steps", "2", "--resolution", "32"]
+    assert run([*ask, "--text-encoder", "lsmt"]) == 2
+    assert "no such text encoder" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        assert run([*ask, "--text-encoder", str(empty)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "needs transformers" in told.err
+    assert "Traceback" not in told.err
+    pytest.importorskip("transformers")
+    assert run([*ask, "--text-encoder", str(empty)]) == 3
+    assert "cannot be used as a text model" in capsys.readouterr().err
