@@ -146,8 +146,13 @@ def main() -> None:
     }  # fmt: skip
     rivals, process = {}, None
     if given.rivals:
-        process = subprocess.Popen([given.rivals, "-c", RIVALS], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        process = subprocess.Popen(
+            [given.rivals, "-c", RIVALS],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         while (line := process.stdout.readline().strip()) not in ("ready", ""):
             row = json.loads(line)
             print(

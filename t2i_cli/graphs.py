@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from t2i_cli.checkpoint import load_model, read_info
+from t2i_cli.checkpoint import load_model, read_info, write_atomic
 from t2i_cli.checkpoint.safetensors_file import read_data, read_header
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import DeviceError, T2IError, WeightsError
 from t2i_cli.folders import cache_folder
 from t2i_cli.tokenizer import Tokenizer
 
-__all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready"]
+__all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready", "ship"]
 
 GRAPHS = ("text_encoder", "generator", "image_encoder")
 GRAPH_VERSION = "1"  # raise it when a network's forward pass or `export` changes: kept skeletons are then made anew
@@ -211,13 +211,12 @@ def bundle_for(
     Raises:
         T2IError: they cannot be made here.
     """
-    described = json.dumps(config.to_dict(), sort_keys=True)
-    key = hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
+    key = _config_key(config)
     package = Path(__file__).parent
     cached = cache_folder() / "graphs" / f"{key}.zip"
     for path in (
-        package / "weights" / f"{key}.graphs",
-        package.parent / "weights" / f"{key}.graphs",
+        package / "weights" / "graphs" / f"{key}.zip",
+        package.parent / "weights" / "graphs" / f"{key}.zip",
         cached,
     ):
         with contextlib.suppress(OSError):
@@ -238,3 +237,18 @@ def bundle_for(
             file.write(bundle)
         Path(temporary).replace(cached)
     return bundle
+
+
+def ship(model: Path | str) -> Path:
+    """Write the skeleton of a model's config anew into the repository's ``weights/graphs``; returns the file."""
+    from t2i_cli.export import build_graphs
+
+    config = read_info(model).config
+    path = Path(__file__).parent.parent / "weights" / "graphs" / f"{_config_key(config)}.zip"
+    write_atomic(path, build_graphs(config))
+    return path
+
+
+def _config_key(config: ModelConfig) -> str:
+    described = json.dumps(config.to_dict(), sort_keys=True)
+    return hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
