@@ -1,9 +1,10 @@
 """How much of the hardware a training step uses, on one CPU thread: `python -m benchmarks.training_step`.
 
-The floor is the rate of bf16 3x3 convolutions, forward and backward, channels-last, at the model's own widths and grids and at
-the batch size of the step, measured in turn with the steps in one process (medians of process CPU time). A share is the
-step's floating point operations, as torch counts them, over its time and over that rate. Peak memory is that of a process
-that does nothing else.
+The floor is the rate of bf16 3x3 convolutions, forward and backward, channels-last, at the model's own
+widths and grids and at the batch size of the step, measured in turn with the steps in one process (medians
+of process CPU time). A share is the step's floating point operations, as torch counts them, over its time and over that rate.
+Peak memory is that
+of a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Noise:
     def __init__(self, config: ModelConfig, count: int) -> None:
         random = np.random.default_rng(0)
         side = config.resolution
-        self.pixels = random.integers(0, 256, (count, side, side, config.image_channels), dtype=np.uint8)
+        self.pixels = random.integers(
+            0, 256, (count, side, side, config.image_channels), dtype=np.uint8
+        )
         self.captions = [[f"a picture of thing number {row}"] for row in range(count)]
 
 
@@ -47,7 +50,12 @@ def learner_of(size: str, resolution: int, batch_size: int) -> tuple[Learner, Ba
     networks = build(model, discriminator=True)
     networks.set_trunk_dtype(torch.bfloat16)
     batches = Batches(
-        pictures, np.arange(4 * batch_size), tokenizer, context_length=64, seed=0, device=torch.device("cpu")
+        pictures,
+        np.arange(4 * batch_size),
+        tokenizer,
+        context_length=64,
+        seed=0,
+        device=torch.device("cpu"),
     )
     return Learner(networks, TrainConfig(), batches.tokens([""])), batches
 
@@ -55,8 +63,17 @@ def learner_of(size: str, resolution: int, batch_size: int) -> tuple[Learner, Ba
 def convolution(width: int, grid: int, batch_size: int) -> tuple[Callable[[], None], float]:
     """A 3x3 convolution, forward and backward, and its floating point operations."""
     conv = Conv(width, width)
-    x = torch.randn(batch_size, width, grid, grid).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(batch_size, width, grid, grid).bfloat16().contiguous(memory_format=torch.channels_last)
+    x = (
+        torch.randn(batch_size, width, grid, grid)
+        .bfloat16()
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
+    weight = (
+        torch.randn(batch_size, width, grid, grid)
+        .bfloat16()
+        .contiguous(memory_format=torch.channels_last)
+    )
     return lambda: conv(x).backward(weight), 3 * 2 * 9 * width * width * grid * grid * batch_size
 
 
@@ -74,7 +91,9 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory", action="store_true", help="only the peak memory of one step of each stage")
+    parser.add_argument(
+        "--memory", action="store_true", help="only the peak memory of one step of each stage"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     learner, batches = learner_of(asked.size, asked.resolution, asked.batch_size)
@@ -95,7 +114,9 @@ def main() -> None:
         flops[stage] = counter.get_total_flops()
     config = learner.networks.config
     floors = {
-        f"conv3x3 {width} at {config.grid >> level} px": convolution(width, config.grid >> level, asked.batch_size)
+        f"conv3x3 {width} at {config.grid >> level} px": convolution(
+            width, config.grid >> level, asked.batch_size
+        )
         for level, width in enumerate(config.channels)
     }
     times: dict[str, list[float]] = {name: [] for name in (*steps, *floors)}
@@ -115,13 +136,18 @@ def main() -> None:
         "size": asked.size,
         "resolution": asked.resolution,
         "batch_size": asked.batch_size,
-        "floor_gflops": {**{name: round(rate) for name, rate in rates.items()}, "harmonic mean": round(floor)},
+        "floor_gflops": {
+            **{name: round(rate) for name, rate in rates.items()},
+            "harmonic mean": round(floor),
+        },
         "stages": {
             stage: {
                 "images_per_second": round(asked.batch_size / statistics.median(times[stage]), 1),
                 "gflop_per_image": round(flops[stage] / asked.batch_size / 1e9, 2),
                 "gflops": round(flops[stage] / statistics.median(times[stage]) / 1e9),
-                "share_of_floor": round(flops[stage] / statistics.median(times[stage]) / 1e9 / floor, 3),
+                "share_of_floor": round(
+                    flops[stage] / statistics.median(times[stage]) / 1e9 / floor, 3
+                ),
             }
             for stage in steps
         },

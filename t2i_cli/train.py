@@ -58,7 +58,11 @@ from t2i_cli.training.teacher import BUILTIN, Lessons, Teacher, load_teacher, ma
 
 __all__ = ["TrainSettings", "choose_device", "plan", "train"]
 
-FREE_TO_CHANGE = ("save_every", "sample_every", "report_every")  # settings that do not change what is learned
+FREE_TO_CHANGE = (
+    "save_every",
+    "sample_every",
+    "report_every",
+)  # settings that do not change what is learned
 SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
@@ -78,7 +82,9 @@ class TrainSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     init: Path | None = None  # weights to start from
     tokenizer: Path | None = None
-    prompts: list[str] | None = None  # of the sample grids; captions that were held out where there are none
+    prompts: list[str] | None = (
+        None  # of the sample grids; captions that were held out where there are none
+    )
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
     captions_from: Any = None  # see data.load
@@ -97,17 +103,32 @@ def choose_device(name: str) -> torch.device:
         UsageError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name}: no such device", "use auto, cpu, cuda, cuda:N or mps") from None
-    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        raise UsageError(
+            f"--device {name}: no such device", "use auto, cpu, cuda, cuda:N or mps"
+        ) from None
+    found = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
     if device.type not in found:
         raise UsageError(f"--device {name}: not supported", "use auto, cpu, cuda, cuda:N or mps")
     if (device.index or 0) >= found[device.type]:
         what = {"cuda": "CUDA GPU", "mps": "Apple GPU", "cpu": "CPU"}[device.type]
-        raise UsageError(f"--device {name}: torch finds {found[device.type] or 'no'} {what} here", "use --device cpu or auto")
+        raise UsageError(
+            f"--device {name}: torch finds {found[device.type] or 'no'} {what} here",
+            "use --device cpu or auto",
+        )
     return device
 
 
@@ -136,7 +157,9 @@ class _Position:
     skipped: int = 0  # steps left out so far because a number was not finite
     returns: int = 0  # to the last good state
     best: float = -math.inf
-    sums: dict[str, list[float]] = field(default_factory=dict[str, list[float]])  # figures since the last report: sum, count
+    sums: dict[str, list[float]] = field(
+        default_factory=dict[str, list[float]]
+    )  # figures since the last report: sum, count
     # figures of the last look at held-out pictures: those that no report has told yet, and all
     fresh: dict[str, float] = field(default_factory=dict[str, float])
     figures: dict[str, float] = field(default_factory=dict[str, float])
@@ -163,7 +186,9 @@ class _Run:
         self.held_out: np.ndarray
         self.prompts: list[str]
         self.doctor: Doctor
-        self.known: Tensor | None = None  # features of training pictures, for how near drawn ones come to them
+        self.known: Tensor | None = (
+            None  # features of training pictures, for how near drawn ones come to them
+        )
         self.advice: list[Advice] = []
         self.writer: Any = None
         self.clock = time.monotonic()
@@ -180,9 +205,15 @@ class _Run:
         self.clock = now
 
     def look_seconds(self) -> float:
-        """About how long a look will take, from the speed of the last steps; a step is three passes in flow, more later."""
-        passes = (HELD_OUT + 48 + GRID) * (2 * LOOK_STEPS / 3 if self.at.stage == "flow" else 1 / 12)
-        return passes * sum(taken for taken, _ in self.speed) / max(sum(size for _, size in self.speed), 1)
+        """About how long a look will take, from the speed of the last steps: three passes each in flow, more later."""
+        passes = (HELD_OUT + 48 + GRID) * (
+            2 * LOOK_STEPS / 3 if self.at.stage == "flow" else 1 / 12
+        )
+        return (
+            passes
+            * sum(taken for taken, _ in self.speed)
+            / max(sum(size for _, size in self.speed), 1)
+        )
 
     def share(self, stage: str) -> float:
         return getattr(self.config, stage) / sum(getattr(self.config, name) for name in self.stages)
@@ -203,7 +234,11 @@ class _Run:
         return done + self.share(self.at.stage) * self.stage_progress()
 
     def batch_size(self) -> int:
-        return self.config.contrastive_batch_size if self.at.stage == "contrastive" else self.config.batch_size
+        return (
+            self.config.contrastive_batch_size
+            if self.at.stage == "contrastive"
+            else self.config.batch_size
+        )
 
 
 def _resolved(config: TrainConfig, device: torch.device, *, warm: bool) -> TrainConfig:
@@ -240,7 +275,9 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
                 torch.cuda.synchronize()
             rates[stage] = size / (time.perf_counter() - start)
     seconds = {
-        stage: run.stage_steps(stage) * (run.config.contrastive_batch_size if stage == "contrastive" else run.config.batch_size) / rates[stage]
+        stage: run.stage_steps(stage)
+        * (run.config.contrastive_batch_size if stage == "contrastive" else run.config.batch_size)
+        / rates[stage]
         if run.config.steps
         else run.config.time * run.share(stage)
         for stage in run.stages
@@ -256,7 +293,11 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
         "channels": model.image_channels,
         "parameters": run.learner.networks.parameter_count(),
         "stages": {
-            stage: {"seconds": seconds[stage], "images_per_second": rates[stage], "images": int(seconds[stage] * rates[stage])}
+            stage: {
+                "seconds": seconds[stage],
+                "images_per_second": rates[stage],
+                "images": int(seconds[stage] * rates[stage]),
+            }
             for stage in run.stages
         },
         "seconds": sum(seconds.values()),
@@ -287,11 +328,16 @@ def train(settings: TrainSettings) -> Iterator[Event]:
         raise UsageError(f"{settings.out} is a file, not a folder", "give another -o")
     started = (settings.out / "config.toml").exists() or (settings.out / "state").exists()
     if started and not (settings.resume or settings.force):
-        raise UsageError(f"{settings.out} holds a run already", "go on with --resume, start again with -f, or give another -o")
+        raise UsageError(
+            f"{settings.out} holds a run already",
+            "go on with --resume, start again with -f, or give another -o",
+        )
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{settings.out}: cannot make this folder: {error.strerror}", "give another -o") from error
+        raise OutputError(
+            f"{settings.out}: cannot make this folder: {error.strerror}", "give another -o"
+        ) from error
     try:
         with checkpoint.RunLock(settings.out):
             if started and settings.force and not settings.resume:
@@ -316,7 +362,15 @@ def _clear(out: Path) -> None:
     """Remove what a run wrote, and nothing else."""
     for name in ("state", "samples", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("config.toml", "tokenizer.model", "model.safetensors", "best.safetensors", "log.jsonl", "data.json", "model.onnx"):
+    for name in (
+        "config.toml",
+        "tokenizer.model",
+        "model.safetensors",
+        "best.safetensors",
+        "log.jsonl",
+        "data.json",
+        "model.onnx",
+    ):
         (out / name).unlink(missing_ok=True)
 
 
@@ -326,12 +380,16 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(f"reading {settings.data}")
     _read_data(run)
     held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
-    yield Message(f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}")
+    yield Message(
+        f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
+    )
     state = checkpoint.load_state(run.out) if settings.resume else None
     if state is not None:
         yield from _check_unchanged(run, state.meta)
     yield from _tokenizer_stage(run, resumed=state is not None)
-    if run.teacher is not None and (state is None or state.meta["position"]["stage"] == "contrastive"):
+    if run.teacher is not None and (
+        state is None or state.meta["position"]["stage"] == "contrastive"
+    ):
         yield from _be_taught(run, run.teacher)
     model = _make_networks(run)
     if state is None:
@@ -369,11 +427,20 @@ def _train(run: _Run) -> Iterator[Event]:
     if run.at.reported != run.at.step or run.at.fresh:
         yield from _report(run)
         yield from _save(run)
-    if run.at.seconds > 120:  # the first `t2i sample` finds its graph made; a trial run does not wait for that
+    if (
+        run.at.seconds > 120
+    ):  # the first `t2i sample` finds its graph made; a trial run does not wait for that
         with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
             graphs.bundle_for(model)
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
-    yield Finished(run.out, run.out / "model.safetensors", run.at.step, run.at.seconds, tuple(run.advice), figures)
+    yield Finished(
+        run.out,
+        run.out / "model.safetensors",
+        run.at.step,
+        run.at.seconds,
+        tuple(run.advice),
+        figures,
+    )
 
 
 # -- before the first step ----------------------------------------------------------------------
@@ -382,7 +449,9 @@ def _train(run: _Run) -> Iterator[Event]:
 def _find_teacher(run: _Run) -> None:
     config = run.config
     if config.text_encoder not in BUILTIN and config.contrastive > 0 and config.teacher_weight > 0:
-        run.teacher = load_teacher(config.text_encoder, run.device, _trunk_dtype(config.precision, run.device))
+        run.teacher = load_teacher(
+            config.text_encoder, run.device, _trunk_dtype(config.precision, run.device)
+        )
 
 
 def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
@@ -399,9 +468,13 @@ def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
             break
         if time.monotonic() - told >= TELL_EVERY:
             told = time.monotonic()
-            yield Message(f"{teacher.name} reads captions, once for this data: {done:,} of {total:,} texts")
+            yield Message(
+                f"{teacher.name} reads captions, once for this data: {done:,} of {total:,} texts"
+            )
         if run.settings.stop:
-            raise Stopped(run.settings.stop.signum, "stopped while the teacher read; nothing was trained yet")
+            raise Stopped(
+                run.settings.stop.signum, "stopped while the teacher read; nothing was trained yet"
+            )
     assert run.lessons is not None
     yield Message(f"{teacher.name} teaches: {len(run.lessons.texts):,} texts")
 
@@ -457,12 +530,15 @@ def _make_networks(run: _Run) -> ModelConfig:
         if model.image_channels != channels:
             kinds = {3: "without alpha", 4: "with alpha"}
             raise UsageError(
-                f"--init {settings.init}: made for pictures {kinds[model.image_channels]}, the data is {kinds[channels]}",
+                f"--init {settings.init}: made for pictures {kinds[model.image_channels]}, "
+                f"the data is {kinds[channels]}",
                 "convert the pictures, or train without --init",
             )
     else:
         kind = "lstm" if config.text_encoder == "lstm" else "transformer"
-        model = model_config(config.size, config.resolution, channels, run.tokenizer.vocab_size, kind)
+        model = model_config(
+            config.size, config.resolution, channels, run.tokenizer.vocab_size, kind
+        )
         loaded = None
     networks = build(model, discriminator=True)
     if loaded is not None:
@@ -496,7 +572,9 @@ def _make_networks(run: _Run) -> ModelConfig:
 
 def _facts(run: _Run) -> dict[str, Any]:
     """What may not change between a run's start and its resume."""
-    facts: dict[str, Any] = {k: v for k, v in run.config.to_dict().items() if k not in FREE_TO_CHANGE}
+    facts: dict[str, Any] = {
+        k: v for k, v in run.config.to_dict().items() if k not in FREE_TO_CHANGE
+    }
     facts |= {"data": run.pictures.digest, "device": run.device.type}
     weight = facts.pop("teacher_weight")  # of no consequence without a teacher
     if run.teacher is not None:
@@ -508,14 +586,25 @@ def _facts(run: _Run) -> dict[str, Any]:
 
 def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
     before, now = meta["facts"], _facts(run)
-    changed = {key: (before.get(key), now.get(key)) for key in (*before, *now) if before.get(key) != now.get(key)}
+    changed = {
+        key: (before.get(key), now.get(key))
+        for key in (*before, *now)
+        if before.get(key) != now.get(key)
+    }
     threads = changed.pop("threads", None)
     if changed:
-        told = "; ".join(f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items())
-        raise UsageError(f"{run.out}: this run was started with other settings: {told}", "resume it as it was, or give another -o")
+        told = "; ".join(
+            f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items()
+        )
+        raise UsageError(
+            f"{run.out}: this run was started with other settings: {told}",
+            "resume it as it was, or give another -o",
+        )
     if threads is not None:
         was, is_now = threads
-        yield Message(f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ")
+        yield Message(
+            f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ"
+        )
 
 
 def _short(value: object) -> str:
@@ -526,11 +615,15 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
     meta = dict(state.meta)
     known = {item.name for item in dataclasses.fields(_Position)}
     try:
-        run.at = _Position(**{key: value for key, value in meta["position"].items() if key in known})
+        run.at = _Position(
+            **{key: value for key, value in meta["position"].items() if key in known}
+        )
         run.learner.images = run.at.images
         run.learner.load_tensors(state.files)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{state.path}: this state does not fit the run: {error}", "start again with -f") from error
+        raise WeightsError(
+            f"{state.path}: this state does not fit the run: {error}", "start again with -f"
+        ) from error
     run.last_report = run.last_save = run.last_sample = time.monotonic()
 
 
@@ -570,11 +663,17 @@ def _stage(run: _Run) -> Iterator[Event]:
         if _report_due(run, now):
             yield from _report(run)
         run.tick()
-        if run.settings.stop or run.settings.stop.save_now or now - run.last_save >= run.config.save_every:
+        if (
+            run.settings.stop
+            or run.settings.stop.save_now
+            or now - run.last_save >= run.config.save_every
+        ):
             yield from _save(run)
             run.settings.stop.save_now = False
         if run.settings.stop:
-            raise Stopped(run.settings.stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume")
+            raise Stopped(
+                run.settings.stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume"
+            )
 
 
 def _due(run: _Run, last: float, every: float, now: float) -> bool:
@@ -597,7 +696,8 @@ def _go_back(run: _Run) -> Iterator[Event]:
     state = checkpoint.load_state(run.out)
     if state is None or returns > MOST_RETURNS:
         raise TrainingError(
-            f"losses or gradients were not finite at step {run.at.step:,}, {returns - 1} times over; the weights of the last "
+            f"losses or gradients were not finite at step {run.at.step:,}, {returns - 1} times over; "
+            "the weights of the last "
             f"good state are kept in {run.out}",
             "lower --lr, or give --precision fp32",
         )
@@ -605,17 +705,25 @@ def _go_back(run: _Run) -> Iterator[Event]:
     _restore(run, state)
     run.at.returns, run.at.skipped = returns, skipped
     run.at.sums.clear()
-    yield Message(f"numbers were not finite {SKIPS_BEFORE_GOING_BACK} times in a row: back to step {run.at.step:,}, other batches")
+    yield Message(
+        f"numbers were not finite {SKIPS_BEFORE_GOING_BACK} times in a row: back to step {run.at.step:,}, other batches"
+    )
 
 
 def _report(run: _Run) -> Iterator[Event]:
     at = run.at
     now = time.monotonic()
-    row: dict[str, Any] = {"step": at.step, "stage": at.stage, "stage_progress": round(run.stage_progress(), 6)}
+    row: dict[str, Any] = {
+        "step": at.step,
+        "stage": at.stage,
+        "stage_progress": round(run.stage_progress(), 6),
+    }
     row |= {"progress": round(run.progress(), 6), "images": at.images}
     row |= {name: total / count for name, (total, count) in at.sums.items() if count}
     if at.stage == "adversarial" and len(run.held_out) >= 8:  # fewer say nothing
-        rows = run.held_out[np.linspace(0, len(run.held_out) - 1, min(32, len(run.held_out))).astype(int)]
+        rows = run.held_out[
+            np.linspace(0, len(run.held_out) - 1, min(32, len(run.held_out))).astype(int)
+        ]
         row |= run.learner.judge(run.batches.of(rows))
     if "penalty" in row and row.get("d_loss"):
         row["penalty_ratio"] = row["penalty"] / row["d_loss"]
@@ -628,7 +736,11 @@ def _report(run: _Run) -> Iterator[Event]:
         yield Advice(advice.signal, advice.text)
     seconds = sum(taken for taken, _ in run.speed)
     row["images_per_second"] = round(sum(size for _, size in run.speed) / max(seconds, 1e-9), 1)
-    row |= {"memory_mb": _memory_mb(run.device), "seconds": round(at.seconds, 1), "eta_s": _eta(run)}
+    row |= {
+        "memory_mb": _memory_mb(run.device),
+        "seconds": round(at.seconds, 1),
+        "eta_s": _eta(run),
+    }
     checkpoint.append_line(run.out / "log.jsonl", json.dumps(row))
     if run.writer is not None:
         for name, value in row.items():
@@ -667,10 +779,14 @@ def _pictures(run: _Run, captions: list[str], seeds: list[int]) -> Tensor:
     for start in range(0, len(captions), 32):
         text = learner.encode(*run.batches.tokens(captions[start : start + 32]))
         config = learner.networks.config
-        noise = torch.from_numpy(noise_batch(seeds[start : start + 32], config.image_channels, config.resolution))
+        noise = torch.from_numpy(
+            noise_batch(seeds[start : start + 32], config.image_channels, config.resolution)
+        )
         noise = noise.to(run.device)
         if run.at.stage == "flow":
-            parts.append(many_steps(learner.average, noise, text, learner.null(len(noise)), LOOK_STEPS, 2.0))
+            parts.append(
+                many_steps(learner.average, noise, text, learner.null(len(noise)), LOOK_STEPS, 2.0)
+            )
         else:
             parts.append(one_step(learner.average, noise, text))
     return torch.cat(parts)
@@ -688,10 +804,16 @@ def _look(run: _Run) -> Iterator[Event]:
     pool = min(100, len(rows))
 
     def features_of(pictures: Tensor) -> Tensor:
-        return torch.cat([learner.networks.image_encoder(part) for part in pictures.split(64)]).float().cpu()
+        return (
+            torch.cat([learner.networks.image_encoder(part) for part in pictures.split(64)])
+            .float()
+            .cpu()
+        )
 
     def retrieval(features: Tensor) -> float:
-        return metrics.retrieval_at_k(features, text.text_features.float().cpu(), real.captions, pool)
+        return metrics.retrieval_at_k(
+            features, text.text_features.float().cpu(), real.captions, pool
+        )
 
     real_features = features_of(real.images)
     at.fresh |= {"retrieval_real": retrieval(real_features), "retrieval_chance": 1 / pool}
@@ -707,17 +829,25 @@ def _look(run: _Run) -> Iterator[Event]:
         parts = np.array_split(known, count // 64 + 1)
         run.known = torch.cat([features_of(run.batches.of(part).images) for part in parts])
     held_out = real_features if len(run.held_out) >= 20 else None
-    nearest = metrics.memorisation(run.known, held_out, drawn).ratio.value if len(run.known) > 1 else math.nan
+    nearest = (
+        metrics.memorisation(run.known, held_out, drawn).ratio.value
+        if len(run.known) > 1
+        else math.nan
+    )
     if math.isfinite(nearest):
         at.fresh["nearest"] = nearest
     some = run.prompts[:6]
-    eight = _pictures(run, [prompt for prompt in some for _ in range(8)], list(range(8)) * len(some))
+    eight = _pictures(
+        run, [prompt for prompt in some for _ in range(8)], list(range(8)) * len(some)
+    )
     features = learner.networks.image_encoder(eight).float().view(len(some), 8, -1)
     within = torch.stack([torch.pdist(group).mean() for group in features]).mean()
     between = torch.pdist(features[:, 0]).mean() if len(some) > 1 else within
     at.fresh["diversity"] = float(within / between.clamp(min=1e-6))
     at.figures = dict(at.fresh)
-    grid = to_pixels(_pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy())
+    grid = to_pixels(
+        _pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy()
+    )
     path = run.out / "samples" / f"{at.step:08}.png"
     images.save_grid(path, grid, run.prompts, columns=8)
     yield Sampled(path, at.step)
@@ -775,7 +905,9 @@ def _tensorboard(out: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UsageError("--tensorboard needs the tensorboard package", 'pip install "t2i-cli[tensorboard]"') from error
+        raise UsageError(
+            "--tensorboard needs the tensorboard package", 'pip install "t2i-cli[tensorboard]"'
+        ) from error
     return SummaryWriter(str(out / "tensorboard"))
 
 

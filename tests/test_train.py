@@ -1,4 +1,4 @@
-"""The run: it goes on where it stood, to the last bit; it refuses what does not fit; it survives numbers that do not."""
+"""The run goes on where it stood, to the last bit; it refuses what does not fit, and survives numbers that do not."""
 
 from __future__ import annotations
 
@@ -51,9 +51,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def settings(folder: Path, out: Path, **more: Any) -> TrainSettings:  # noqa: ANN401
-    options = {"resolution": 32, "vocab_size": 300, "time": 0.0, "steps": STEPS, "batch_size": 4, "contrastive_batch_size": 8}
-    return TrainSettings(folder, out, TrainConfig(**{**options, **more.pop("config", {})}), device="cpu", **more)
+def settings(folder: Path, out: Path, **more: Any) -> TrainSettings:
+    options = {
+        "resolution": 32,
+        "vocab_size": 300,
+        "time": 0.0,
+        "steps": STEPS,
+        "batch_size": 4,
+        "contrastive_batch_size": 8,
+    }
+    return TrainSettings(
+        folder, out, TrainConfig(**{**options, **more.pop("config", {})}), device="cpu", **more
+    )
 
 
 def ends(run: TrainSettings) -> list[events.Event]:
@@ -67,8 +76,14 @@ def bytes_of(run: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return {
         "step": state.step,
-        "tensors": {f"{g}.{n}": t.numpy().tobytes() for g, group in state.files.items() for n, t in group.items()},
-        "weights": {n: t.float().numpy().tobytes() for n, t in weights(run / "model.safetensors").items()},
+        "tensors": {
+            f"{g}.{n}": t.numpy().tobytes()
+            for g, group in state.files.items()
+            for n, t in group.items()
+        },
+        "weights": {
+            n: t.float().numpy().tobytes() for n, t in weights(run / "model.safetensors").items()
+        },
         "log": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
     }
 
@@ -85,7 +100,7 @@ class StopAt:
         get = Batches.get
         seen = 0
 
-        def counted(batches: Batches, stage: str, step: int, size: int) -> Any:  # noqa: ANN401
+        def counted(batches: Batches, stage: str, step: int, size: int) -> Any:
             nonlocal seen
             seen += 1
             if seen == after:
@@ -96,7 +111,9 @@ class StopAt:
 
 
 @pytest.fixture(scope="module")
-def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], dict[str, Any]]:
+def unbroken(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], dict[str, Any]]:
     kept: dict[str, Any] = {}
 
     def once() -> dict[str, Any]:
@@ -149,7 +166,19 @@ def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_p
     assert {"retrieval", "diversity"} <= set(finished.figures)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     keys = set().union(*rows)
-    assert {"contrastive_loss", "flow_loss", "d_loss", "g_loss", "r1", "r2", "gap", "mismatch_gap", "penalty_ratio", "memory_mb", "eta_s"} <= keys
+    assert {
+        "contrastive_loss",
+        "flow_loss",
+        "d_loss",
+        "g_loss",
+        "r1",
+        "r2",
+        "gap",
+        "mismatch_gap",
+        "penalty_ratio",
+        "memory_mb",
+        "eta_s",
+    } <= keys
 
 
 @pytest.mark.parametrize("off", ["contrastive", "flow", "adversarial"])
@@ -160,7 +189,9 @@ def test_a_stage_can_be_turned_off(off: str, folder: Path, tmp_path: Path) -> No
 
 
 def test_a_budget_of_time_is_kept(folder: Path, tmp_path: Path) -> None:
-    told = ends(settings(folder, tmp_path / "run", config={"steps": 0, "time": 1.5, "report_every": 0.1}))
+    told = ends(
+        settings(folder, tmp_path / "run", config={"steps": 0, "time": 1.5, "report_every": 0.1})
+    )
     finished = told[-1]
     assert isinstance(finished, events.Finished)
     assert 1.5 <= finished.seconds < 15
@@ -190,7 +221,9 @@ def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> Non
         (other / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UsageError, match="data: "):
         ends(settings(other, run, resume=True, config={"steps": 3}))
-    ends(settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0}))  # changes nothing that is learned
+    ends(
+        settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0})
+    )  # changes nothing that is learned
 
 
 def test_init_starts_from_weights_and_skips_the_warm_up(folder: Path, tmp_path: Path) -> None:
@@ -213,7 +246,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> Non
     get = Batches.get
     calls = 0
 
-    def poisoned(batches: Batches, stage: str, step: int, size: int) -> Any:  # noqa: ANN401
+    def poisoned(batches: Batches, stage: str, step: int, size: int) -> Any:
         nonlocal calls
         calls += 1
         batch = get(batches, stage, step, size)
@@ -224,28 +257,42 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> Non
     monkeypatch.setattr(Batches, "get", poisoned)
 
 
-def test_one_bad_step_is_skipped_and_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_step_is_skipped_and_counted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, lambda call: call == 6)
     ends(settings(folder, tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["skipped"] == 1
-    assert all(bool(tensor.isfinite().all()) for tensor in weights(tmp_path / "run" / "model.safetensors").values())
+    assert all(
+        bool(tensor.isfinite().all())
+        for tensor in weights(tmp_path / "run" / "model.safetensors").values()
+    )
 
 
-def test_some_bad_steps_in_a_row_go_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_bad_steps_in_a_row_go_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, lambda call: 5 <= call < 8)
     told = ends(settings(folder, tmp_path / "run"))
     assert any(isinstance(event, events.Message) and "back to step" in event.text for event in told)
     assert isinstance(told[-1], events.Finished)
 
 
-def test_numbers_that_stay_bad_end_the_run_with_good_weights(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_stay_bad_end_the_run_with_good_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poison(monkeypatch, lambda call: call >= 5)
     with pytest.raises(TrainingError, match="not finite"):
         ends(settings(folder, tmp_path / "run"))
     state = checkpoint.load_state(tmp_path / "run")
     assert state is not None
-    assert all(bool(t.isfinite().all()) for group in state.files.values() for t in group.values() if t.is_floating_point())
+    assert all(
+        bool(t.isfinite().all())
+        for group in state.files.values()
+        for t in group.values()
+        if t.is_floating_point()
+    )
 
 
 def test_plan_writes_nothing(folder: Path, tmp_path: Path) -> None:

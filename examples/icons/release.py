@@ -18,7 +18,8 @@ PROMPTS = 64
 LICENCE = "Apache-2.0"
 DESCRIPTION = (
     "One-step text-to-image generator of small drawings on a transparent background, trained from nothing on icons64 "
-    "(drawings under MIT, Apache-2.0, CC0, public domain, CC BY 3.0 and CC BY 4.0; every source is credited in weights/README.md)."
+    "(drawings under MIT, Apache-2.0, CC0, public domain, CC BY 3.0 and CC BY 4.0; "
+    "every source is credited in weights/README.md)."
 )
 
 
@@ -28,7 +29,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--name", default="icons")
-    parser.add_argument("--weights", default="model.safetensors", help="which of the run's weights: model or best")
+    parser.add_argument(
+        "--weights", default="model.safetensors", help="which of the run's weights: model or best"
+    )
     asked = parser.parse_args()
     root = Path(__file__).resolve().parents[2]
     loaded = checkpoint.load_model(asked.run / asked.weights)
@@ -55,7 +58,15 @@ def main() -> None:
     print(grid)
 
 
-KEPT = ("t2i.stage", "t2i.step", "t2i.steps", "t2i.images", "t2i.seconds", "t2i.data", "t2i.train_config")
+KEPT = (
+    "t2i.stage",
+    "t2i.step",
+    "t2i.steps",
+    "t2i.images",
+    "t2i.seconds",
+    "t2i.data",
+    "t2i.train_config",
+)
 
 if __name__ == "__main__":
     main()

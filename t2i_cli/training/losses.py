@@ -41,7 +41,9 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def relation_loss(text_features: Tensor, teacher_features: Tensor, temperature: float = 0.1) -> Tensor:
+def relation_loss(
+    text_features: Tensor, teacher_features: Tensor, temperature: float = 0.1
+) -> Tensor:
     """How far the relations among texts are from a teacher's: KL of softmaxed cosines, row by row.
 
     Relational distillation (Park et al. 2019; Tung & Mori 2019): the widths may differ, and nothing but
@@ -57,7 +59,12 @@ def relation_loss(text_features: Tensor, teacher_features: Tensor, temperature: 
     def relations(features: Tensor) -> Tensor:
         return (features @ features.T / temperature).masked_fill(itself, -1e4).log_softmax(dim=1)
 
-    return F.kl_div(relations(text_features), relations(teacher_features), reduction="batchmean", log_target=True)
+    return F.kl_div(
+        relations(text_features),
+        relations(teacher_features),
+        reduction="batchmean",
+        log_target=True,
+    )
 
 
 def squared_distance_loss(image_features: Tensor, text_features: Tensor) -> Tensor:
