@@ -194,7 +194,8 @@ def _near_chance(stage: _Stage) -> bool:
 
 def _learnt_by_heart(stage: _Stage) -> bool:
     seen, new, fake = (stage.now(key) for key in ("d_real", "d_val", "d_fake"))
-    return seen - fake > 0.2 and (seen - new) / (seen - fake) > 0.5
+    late = stage.progress > 0.05 and stage.steps >= 100
+    return late and seen - fake > 0.5 and (seen - new) / (seen - fake) > 0.5
 
 
 def _runs_away(stage: _Stage) -> bool:
@@ -227,7 +228,8 @@ def _ignores_text(stage: _Stage) -> bool:
 
 
 def _one_picture(stage: _Stage) -> bool:
-    return stage.progress > 0.05 and stage.now("diversity", 2) < 0.1
+    # one step of a flow draws the mean, the same for every seed; the game has to have had time to mend that
+    return stage.progress > 0.5 and stage.now("diversity", 2) < 0.1
 
 
 def _copies(stage: _Stage) -> bool:
@@ -290,8 +292,8 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "learnt_by_heart", _GAN,
-        "(d_real - d_val) / (d_real - d_fake) is above 0.5: to D, held-out real pictures are nearer "
-        "to generated ones than to those it trained on",
+        "after 5% and 100 steps of the stage, (d_real - d_val) / (d_real - d_fake) is above 0.5: "
+        "to D, held-out real pictures are nearer to generated ones than to those it trained on",
         "The discriminator learns the training pictures by heart: add pictures, raise augment or "
         "gamma, or stop here and keep best.safetensors.",
         _learnt_by_heart,
@@ -329,7 +331,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "one_picture_per_prompt", _GAN,
-        "after 5% of the stage, pictures of one prompt differ less than 0.1 of what prompts differ",
+        "after half of the stage, pictures of one prompt differ less than 0.1 of what prompts differ",
         "Every seed gives nearly the same picture: raise anchor_weight, or give the flow stage more "
         "time.",
         _one_picture,
