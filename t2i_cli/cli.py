@@ -509,6 +509,10 @@ def sample(
 
 @app.command(short_help="Write a model as ONNX for other programs.")
 def export(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A weights file, a run folder, or a shipped name."),
+    ] = None,
     model: ModelName = None,
     out: Annotated[
         Path | None,
@@ -521,7 +525,7 @@ def export(
     from t2i_cli.checkpoint import resolve_model
     from t2i_cli.export import export_onnx
 
-    path = resolve_model(model)
+    path = resolve_model(name or model)
     files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
     for file in files:
         if json_rows:
