@@ -154,6 +154,7 @@ class _Position:
     step: int = 0  # optimizer steps over all stages
     seconds: float = 0.0  # of training over all stages and resumes
     images: int = 0
+    images_before: int = 0  # of these, before this stage
     skipped: int = 0  # steps left out so far because a number was not finite
     returns: int = 0  # to the last good state
     best: float = -math.inf
@@ -419,6 +420,7 @@ def _train(run: _Run) -> Iterator[Event]:
             run.at.sums.clear()
             run.at.best = -math.inf
             run.learner.begin(stage)
+            run.at.images_before = run.learner.images_before
             yield from _save(run)
         yield StageStarted(stage, index + 2, len(run.stages) + 1, run.stage_progress())
         yield from _stage(run)
@@ -585,7 +587,9 @@ def _facts(run: _Run) -> dict[str, Any]:
 
 
 def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
-    before, now = meta["facts"], _facts(run)
+    # a setting that a run of an older version did not know had what is the default now
+    before, now = TrainConfig().to_dict() | meta["facts"], _facts(run)
+    before = {key: value for key, value in before.items() if key in now}
     changed = {
         key: (before.get(key), now.get(key))
         for key in (*before, *now)
@@ -618,7 +622,7 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
         run.at = _Position(
             **{key: value for key, value in meta["position"].items() if key in known}
         )
-        run.learner.images = run.at.images
+        run.learner.images, run.learner.images_before = run.at.images, run.at.images_before
         run.learner.load_tensors(state.files)
     except (KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
@@ -644,7 +648,7 @@ def _stage(run: _Run) -> Iterator[Event]:
         taken = time.monotonic() - start
         at.step, at.stage_step = at.step + 1, at.stage_step + 1
         run.tick()
-        at.images = run.learner.images
+        at.images, at.images_before = run.learner.images, run.learner.images_before
         run.speed = [*run.speed[-49:], (taken, size)]
         for name, value in result.figures.items():
             number = float(value)

@@ -13,7 +13,7 @@ def ema_decay(batch_size: int, images: int, half_life: float, share: float = 0.0
 
     Args:
         batch_size: pictures in this step.
-        images: pictures seen so far, this step's among them.
+        images: pictures seen so far in this stage, this step's among them.
         half_life: in pictures, at most.
         share: of the pictures seen so far, at most (Karras et al. 2022, ramp-up).
     """

@@ -65,6 +65,7 @@ class Learner:
             False  # whether the generator has learned something before the adversarial stage
         )
         self.images = 0  # seen by the generator, over flow and adversarial stages
+        self.images_before = 0  # of these, before this stage: each stage's average forgets at its own pace
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
         adversarial = {
@@ -88,6 +89,7 @@ class Learner:
 
     def begin(self, stage: str) -> None:
         """Make ready for a stage that is entered for the first time (not where it is resumed)."""
+        self.images_before = self.images
         if stage == "flow":
             self.start_average()
         if stage == "adversarial":
@@ -372,7 +374,7 @@ class Learner:
 
     def _averaged(self, size: int) -> None:
         self.images += size
-        decay = ema_decay(size, self.images, self.config.ema_images) if self.config.ema else 0.0
+        decay = ema_decay(size, self.images - self.images_before, self.config.ema_images) if self.config.ema else 0.0
         ema_update(self.average, self.networks.generator, decay)
 
     def _descend(
