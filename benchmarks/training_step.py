@@ -2,9 +2,8 @@
 
 The floor is the rate of bf16 3x3 convolutions, forward and backward, channels-last, at the model's own
 widths and grids and at the batch size of the step, measured in turn with the steps in one process (medians
-of process CPU time). A share is the step's floating point operations, as torch counts them, over its time and over that rate.
-Peak memory is that
-of a process that does nothing else.
+of process CPU time). A share is the step's floating point operations, as torch counts them, over its time
+and over that rate. Peak memory is that of a process that does nothing else.
 """
 
 from __future__ import annotations
