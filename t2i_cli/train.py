@@ -193,6 +193,7 @@ class _Run:
         self.advice: list[Advice] = []
         self.writer: Any = None
         self.clock = time.monotonic()
+        self.saved = -1  # step of the last save
         self.last_report = self.last_save = self.last_sample = time.monotonic()
         self.speed: list[tuple[float, int]] = []
 
@@ -428,10 +429,11 @@ def _train(run: _Run) -> Iterator[Event]:
         yield from _look(run)
     if run.at.reported != run.at.step or run.at.fresh:
         yield from _report(run)
+        run.saved = -1
+    if run.saved != run.at.step:
         yield from _save(run)
-    if (
-        run.at.seconds > 120
-    ):  # the first `t2i sample` finds its graph made; a trial run does not wait for that
+    # the first `t2i sample` finds its graph made; a trial run does not wait for that
+    if run.at.seconds > 120:
         with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
             graphs.bundle_for(model)
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
@@ -629,6 +631,7 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
             f"{state.path}: this state does not fit the run: {error}", "start again with -f"
         ) from error
     run.last_report = run.last_save = run.last_sample = time.monotonic()
+    run.saved = run.at.step
 
 
 # -- steps ----------------------------------------------------------------------------------------
@@ -869,7 +872,7 @@ def _save(run: _Run) -> Iterator[Event]:
     }
     checkpoint.save_state(run.out, run.at.step, run.learner.tensors(run.at.stage), meta)
     _save_model(run, run.out / "model.safetensors")
-    run.last_save = time.monotonic()
+    run.last_save, run.saved = time.monotonic(), run.at.step
     yield Saved(run.out, run.at.step)
 
 

@@ -158,7 +158,7 @@ def test_tensors_and_load_tensors_are_inverse() -> None:
     }
     other, _ = toy_learner(TrainConfig(**PLAIN, seed=5))
     other.load_tensors(saved)
-    other.images = learner.images
+    other.images, other.images_before = learner.images, learner.images_before
     learner.config = other.config  # same noise
     for position in range(2):
         a = learner.step("adversarial", batch, position, 0.6)
