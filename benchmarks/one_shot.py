@@ -19,6 +19,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+T2I = [
+    sys.executable,
+    "-c",
+    "from t2i_cli.__main__ import main; main()",
+    "sample",
+]  # what the script `t2i` holds
 PLAIN = """
 import io, sys
 import typer
@@ -114,10 +120,7 @@ def main() -> None:
         for model in models:
             out = str(folder / "out.png")
             commands[f"t2i {model.stem}"] = [
-                sys.executable,
-                "-m",
-                "t2i_cli",
-                "sample",
+                *T2I,
                 "a red cat",
                 "-m",
                 str(model),

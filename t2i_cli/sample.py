@@ -29,6 +29,7 @@ from t2i_cli.errors import (
     UsageError,
     WeightsError,
 )
+from t2i_cli.folders import plain_model
 from t2i_cli.metadata import Recipe
 from t2i_cli.naming import DEFAULT_NAME, Fields, Template, inside, slug, write_new
 from t2i_cli.noise import MAX_SEED, noise_for
@@ -263,9 +264,11 @@ def load(
         WeightsError: no such model, or a broken one.
         UsageError: no such device.
     """
-    from t2i_cli.checkpoint.weights import resolve_model
+    path = plain_model(model)
+    if path is None:
+        from t2i_cli.checkpoint import resolve_model
 
-    path = resolve_model(model)
+        path = resolve_model(model)
     return Model(open_runtime(path, device, announce=announce), path)
 
 

@@ -523,3 +523,17 @@ def test_without_a_prompt(t2i, tmp_path):
     done = t2i()
     assert done.returncode == 3
     assert "no prompt" in done.stderr
+
+
+def test_the_plain_way_to_a_model_agrees_with_the_whole_one(weights, tmp_path, monkeypatch):
+    from t2i_cli.checkpoint import resolve_model, shipped_models
+    from t2i_cli.folders import plain_model
+
+    assert plain_model(weights) == resolve_model(weights)
+    for name in (tmp_path, "no-such-model", "hf:x/y"):
+        assert plain_model(name) is None
+    monkeypatch.setenv("T2I_MODEL", str(weights))
+    assert plain_model(None) == resolve_model(None)
+    monkeypatch.delenv("T2I_MODEL")
+    if shipped_models():
+        assert plain_model(None) in (None, resolve_model(None))

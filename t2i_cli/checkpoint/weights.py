@@ -30,6 +30,7 @@ from t2i_cli.checkpoint.safetensors_file import (
 )
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import InputError, TokenizerError, TrainingError, UsageError, WeightsError
+from t2i_cli.folders import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,6 @@ __all__ = [
 FORMAT = "1"  # of the keys under t2i.; a reader refuses what it does not know
 TOKENIZER = "tokenizer"  # name of the uint8 tensor that holds the tokenizer's file
 MAX_TOKENIZER = 32 * 2**20  # bytes
-DEFAULT_MODEL = "icons"  # of the shipped ones; the first by name where it is not there
 _NETWORKS = ("text_encoder", "image_encoder", "generator", "discriminator")
 
 
