@@ -46,8 +46,9 @@ def weights(tmp_path_factory):
     return save_toy(tmp_path_factory.mktemp("weights") / "toy.safetensors")
 
 
-@pytest.fixture
-def model(weights):
+@pytest.fixture(autouse=True)
+def model(weights, _own_world):
+    """The model; its graph is in the cache before any command starts."""
     return load(weights, "cpu")
 
 
