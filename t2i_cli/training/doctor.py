@@ -229,7 +229,7 @@ def _ignores_text(stage: _Stage) -> bool:
 
 def _one_picture(stage: _Stage) -> bool:
     # one step of a flow draws the mean, the same for every seed; the game has to have had time to mend that
-    return stage.progress > 0.5 and stage.now("diversity", 2) < 0.1
+    return stage.progress > 0.5 and stage.now("diversity", 2) < 0.05
 
 
 def _copies(stage: _Stage) -> bool:
@@ -331,7 +331,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "one_picture_per_prompt", _GAN,
-        "after half of the stage, pictures of one prompt differ less than 0.1 of what prompts differ",
+        "after half of the stage, pictures of one prompt differ less than 0.05 of what prompts differ",
         "Every seed gives nearly the same picture: raise anchor_weight, or give the flow stage more "
         "time.",
         _one_picture,
