@@ -45,7 +45,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@touch $@ $(VENV)/.run
 
 test: $(VENV)/.dev  ## the fast tests
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the full counts of every promise (hours)
 	@$(BIN)/python -m pytest -q -m slow -s $(ARGS)
