@@ -260,7 +260,7 @@ def _source(given: SampleSettings) -> list[Request] | LineReader:
 def _stream(
     model: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli.sample import Failed, Made, Skipped, draw, outcome, preview
+    from t2i_cli.sample import Failed, Made, Skipped, draw, outcome
 
     made, skipped, failures = 0, 0, list[Failed]()
     for event in draw(model, source, options):
@@ -276,6 +276,8 @@ def _stream(
             else:
                 console.result(event.path)
             if given.preview and console.is_terminal():
+                from t2i_cli.relatives import preview
+
                 sys.stderr.write(preview(event.picture.pixels) + "\n")
         elif isinstance(event, Skipped):
             skipped += 1
@@ -319,7 +321,7 @@ def _requests(source: list[Request] | LineReader) -> Generator[Request]:
 def _grid(
     model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import sample
+    from t2i_cli import relatives, sample
 
     wishes: list[sample.Wish] = []
     first: Request | None = None
@@ -340,7 +342,7 @@ def _grid(
     if first is None:
         raise PromptError("no prompt came in", "write one a line")
     pictures = model.pictures(wishes)
-    pixels = sample.contact_sheet(pictures)
+    pixels = relatives.contact_sheet(pictures)
     kept = dataclasses.replace(
         pictures[0].recipe, kind="grid", scale=1, format=options.format_of(options.out)
     )
@@ -357,7 +359,7 @@ def _grid(
 def _morph(
     model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import images, metadata, prompts, sample
+    from t2i_cli import images, metadata, prompts, relatives, sample
 
     requests = list(_requests(source))
     if len(requests) != 1:
@@ -377,7 +379,7 @@ def _morph(
             f"{path}: an animation is a GIF or a WebP", "write -o morph.gif, or --format webp"
         )
     wish = options.wish(requests[0], options.seed if requests[0].seed is None else requests[0].seed)
-    frames = sample.morph(model, wish, target, given.frames)
+    frames = relatives.morph(model, wish, target, given.frames)
     there_and_back = frames + frames[-2:0:-1]
     recipe = metadata.Recipe(
         f"{wish.prompt} -> {target}", wish.seed, model=model.title, kind="morph"
@@ -390,7 +392,7 @@ def _morph(
 def _vary(
     load: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import images, prompts, sample
+    from t2i_cli import images, prompts, relatives, sample
     from t2i_cli.errors import InputError
 
     path = cast("str", given.vary)
@@ -417,7 +419,7 @@ def _vary(
     model = load()
     wishes = [options.wish(requests[0], options.seed + k) for k in range(options.n)]
     with console.progress("inverting", "steps") as update:
-        pictures = sample.vary(model, pixels, wishes, strength=given.strength, progress=update)
+        pictures = relatives.vary(model, pixels, wishes, strength=given.strength, progress=update)
     if options.one_path() and len(pictures) > 1:
         raise UsageError(
             f"-o {options.out} is one file, and several pictures were asked for",

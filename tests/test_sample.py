@@ -21,6 +21,7 @@ from t2i_cli.errors import (
 )
 from t2i_cli.noise import MAX_SEED
 from t2i_cli.prompts import LineReader, Request
+from t2i_cli.relatives import morph, preview, vary
 from t2i_cli.sample import (
     NEGATIVE_GUIDANCE,
     Failed,
@@ -32,11 +33,8 @@ from t2i_cli.sample import (
     draw,
     from_picture,
     load,
-    morph,
     outcome,
-    preview,
     same_model,
-    vary,
 )
 from tests.toy_weights import save_toy
 
