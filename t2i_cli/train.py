@@ -896,9 +896,17 @@ def _save_model(run: _Run, path: Path) -> None:
             "t2i.seconds": str(round(run.at.seconds)),
             "t2i.steps": "20" if run.at.stage == "flow" else "1",
             "t2i.data": run.pictures.digest,
-            "t2i.train_config": json.dumps(run.config.to_dict()),
+            "t2i.train_config": json.dumps(_public(run.config)),
         },
     )
+
+
+def _public(config: TrainConfig) -> dict[str, Any]:
+    """The config as a weights file tells it to anyone: of a teacher's folder, the name alone."""
+    values = config.to_dict()
+    if config.text_encoder not in BUILTIN and not config.text_encoder.startswith("hf:"):
+        values["text_encoder"] = Path(config.text_encoder).name
+    return values
 
 
 def _log_rows(path: Path) -> Iterator[dict[str, Any]]:

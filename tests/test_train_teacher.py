@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from t2i_cli import checkpoint
 from t2i_cli import train as module
 from t2i_cli.cli import run
 from t2i_cli.errors import Stopped, UsageError
@@ -20,7 +21,12 @@ from t2i_cli.training import events
 from tests.test_train import StopAt, _micro, bytes_of, ends, folder, settings, weights  # noqa: F401
 from tests.training.test_teacher import Reader, reader
 
-TAUGHT = {"text_encoder": "reader", "contrastive": 0.5, "flow": 0.3, "adversarial": 0.2}
+TAUGHT = {
+    "text_encoder": "/some/folder/reader",
+    "contrastive": 0.5,
+    "flow": 0.3,
+    "adversarial": 0.2,
+}
 
 
 @pytest.fixture
@@ -52,6 +58,10 @@ def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher
     assert Reader.calls == 0  # since it was loaded: what it said is in the cache
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "unbroken")
     ends(taught(folder, tmp_path, "alone", config={"text_encoder": "builtin"}))
+    told_to_anyone = checkpoint.read_info(tmp_path / "unbroken" / "model.safetensors").metadata[
+        "t2i.train_config"
+    ]
+    assert json.loads(told_to_anyone)["text_encoder"] == "reader"  # of /some/folder/reader
     taught_one, alone = (
         weights(tmp_path / name / "model.safetensors") for name in ("unbroken", "alone")
     )
