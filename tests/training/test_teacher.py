@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.synonyms import REWRITES, SYNONYMS
 from t2i_cli.config import TrainConfig
 from t2i_cli.errors import UsageError, WeightsError
 from t2i_cli.training import losses
@@ -346,3 +347,16 @@ def test_other_families_teach_too(family: str, tmp_path: Path) -> None:
     found = teacher.features(["a red cat", "a kitty"])
     assert found.shape == (2, 8)
     assert torch.allclose(found[1], teacher.features(["a kitty"])[0], atol=1e-5)
+
+
+def test_the_benchmarks_rewordings_change_the_words_and_not_the_meaning() -> None:
+    assert len(SYNONYMS) >= 60
+    assert not set(SYNONYMS) & set(SYNONYMS.values())
+    assert REWRITES["synonyms"]("an orange cat") == "a tangerine kitty"
+    assert REWRITES["synonyms"]("a tulip") is None
+    assert REWRITES["plural"]("a blue fox, flat icon") == "blue foxes, flat icon"
+    assert REWRITES["plural"]("a man with a hat") is None
+    assert sorted(REWRITES["typo"]("a red banana") or "") == sorted("a red banana")
+    assert REWRITES["word order"]("a red cat") == "cat, a red one"
+    for rewrite in REWRITES.values():
+        assert rewrite("a red banana") != "a red banana"
