@@ -11,7 +11,8 @@ data=${1:-$here}
 [ $# -gt 0 ] && shift
 run=${RUN:-runs/icons}
 until t2i train "$data" -o "$run" --size "${SIZE:-tiny}" --time "${TIME:-100m}" \
-    --set contrastive=0.12 --set flow=0.48 --set adversarial=0.40 --resume "$@"; do
+    --set contrastive=0.12 --set flow=0.48 --set adversarial=0.40 --set augment=0.1 --set alignment_weight=0.05 \
+    --set discriminator_lr=3 --set discriminator_alignment_weight=0.1 --resume "$@"; do
     code=$?
     case $code in 2 | 3 | 130 | 143) exit $code ;; esac # what trying again cannot mend
     sleep 5

@@ -211,8 +211,8 @@ class Learner:
         d, g = networks.discriminator, networks.generator
         lr = config.adversarial_lr * config.lr * _warm_cosine(progress, 0.01, 0.25)
         beta = 0.9 + 0.09 * min(1.0, 2 * progress)
-        for name in ("generator", "discriminator"):
-            _set_lr(self.optimizers[name], lr, (0.0, beta))
+        _set_lr(self.optimizers["generator"], lr, (0.0, beta))
+        _set_lr(self.optimizers["discriminator"], lr * config.discriminator_lr, (0.0, beta))
         strength = config.augment * min(1.0, 4 * progress)
         b = len(batch.images)
         text = self.encode(batch.tokens, batch.mask)
@@ -311,9 +311,9 @@ class Learner:
                     real_logits[differs], mismatched[differs]
                 )
             figures["mismatch_gap"] = (real_logits - mismatched).detach().mean()
-        if config.alignment == "contrastive" and config.alignment_weight:
+        if config.alignment == "contrastive" and config.discriminator_alignment_weight:
             scale = self.networks.image_encoder.logit_scale.detach()
-            loss = loss + losses.contrastive_loss(
+            loss = loss + config.discriminator_alignment_weight * losses.contrastive_loss(
                 judged.image_features[: len(real)], features, scale, _same(batch.text)
             )
         if due:
