@@ -1,7 +1,7 @@
 """How well a model's own encoders match held-out pictures and captions: `python -m benchmarks.retrieval MODEL DATA`.
 
-For each held-out split: how often a picture's own caption is the nearest of 100 (chance: 0.01; captions that are the same
-text are not wrong).
+For each held-out split: how often a picture's own caption is the nearest of 100 (chance: 0.01; captions that are
+the same text are not wrong).
 """
 
 from __future__ import annotations
@@ -41,8 +41,14 @@ def main() -> None:
             tokens, mask = tokenizer.batch(captions[part], loaded.config.text.context_length)
             text = encode(networks.text_encoder, torch.from_numpy(tokens), torch.from_numpy(mask))
             text_features.append(text.text_features)
-        found = metrics.retrieval_at_k(torch.cat(image_features), torch.cat(text_features), captions)
-        print(json.dumps({"split": split or "held out", "pictures": len(rows), "retrieval": round(found, 3)}))
+        found = metrics.retrieval_at_k(
+            torch.cat(image_features), torch.cat(text_features), captions
+        )
+        print(
+            json.dumps(
+                {"split": split or "held out", "pictures": len(rows), "retrieval": round(found, 3)}
+            )
+        )
 
 
 if __name__ == "__main__":

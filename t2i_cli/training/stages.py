@@ -65,7 +65,9 @@ class Learner:
             False  # whether the generator has learned something before the adversarial stage
         )
         self.images = 0  # seen by the generator, over flow and adversarial stages
-        self.images_before = 0  # of these, before this stage: each stage's average forgets at its own pace
+        self.images_before = (
+            0  # of these, before this stage: each stage's average forgets at its own pace
+        )
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
         adversarial = {
@@ -374,7 +376,11 @@ class Learner:
 
     def _averaged(self, size: int) -> None:
         self.images += size
-        decay = ema_decay(size, self.images - self.images_before, self.config.ema_images) if self.config.ema else 0.0
+        decay = (
+            ema_decay(size, self.images - self.images_before, self.config.ema_images)
+            if self.config.ema
+            else 0.0
+        )
         ema_update(self.average, self.networks.generator, decay)
 
     def _descend(
