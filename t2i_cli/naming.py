@@ -19,7 +19,16 @@ from hashlib import sha256
 
 from t2i_cli.errors import OutputError, PromptError, UsageError
 
-__all__ = ["DEFAULT_NAME", "Fields", "Template", "inside", "safe_part", "slug", "write_new"]
+__all__ = [
+    "DEFAULT_NAME",
+    "Fields",
+    "Template",
+    "inside",
+    "remove_unfinished",
+    "safe_part",
+    "slug",
+    "write_new",
+]
 
 DEFAULT_NAME = "{slug}-{seed}"
 MAX_PART = 255  # bytes of one part of a path, as Linux, macOS and Windows hold it
@@ -200,6 +209,7 @@ def inside(folder: str, name: str) -> str:
 
 
 _counter = 0
+_unfinished: set[str] = set()  # temporary files that are being written
 
 
 def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
@@ -222,7 +232,7 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
     _counter += 1
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".t2i-{os.getpid()}-{_counter}-{os.urandom(4).hex()}.tmp")  # noqa: PTH118
-    made = False
+    _unfinished.add(temporary)
     try:
         if "\0" in path or not name or len(os.fsencode(name)) > MAX_PART:
             raise OSError(
@@ -233,7 +243,6 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
         except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
             fd = _create(temporary)
-        made = True
         try:
             view = memoryview(data)
             while view:
@@ -242,15 +251,21 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
             os.close(fd)
         if overwrite:
             os.replace(temporary, path)  # noqa: PTH105
-            made = False
             return True
         return _place(temporary, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"{path}: cannot be written: {reason}", _advice(error)) from error
     finally:
-        if made:
-            _remove(temporary)
+        _remove(temporary)
+        _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Remove what a signal kept `write_new` from removing; for the end of a process that a signal stopped."""
+    for temporary in sorted(_unfinished):
+        _remove(temporary)
+    _unfinished.clear()
 
 
 def _create(path: str) -> int:

@@ -476,3 +476,6 @@ def _signals_raise() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        naming = sys.modules.get("t2i_cli.naming")
+        if naming is not None:
+            naming.remove_unfinished()

@@ -58,7 +58,7 @@ def fit(learner: Learner, batch: Batch) -> float:
 
 
 def test_one_batch_is_overfitted_through_every_stage() -> None:
-    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=3e-3, adversarial_lr=5e-4)
+    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=3e-3, adversarial_lr=2e-4)
     learner, batches = toy_learner(config)
     batch = one_batch(batches)
     rows = run(learner, batch, "contrastive", 80)
