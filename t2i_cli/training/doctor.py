@@ -17,6 +17,7 @@ from t2i_cli.training.events import Advice
 
 __all__ = ["SIGNALS", "Doctor", "examine"]
 
+_LONG = 20  # rows, where what is judged is a small difference of noisy numbers
 _RECENT = 5  # rows whose median is judged; one bad row is no sign
 
 
@@ -117,11 +118,11 @@ class _Stage:
             first = self._first.setdefault(key, [])
             if len(first) < _RECENT:
                 first.append(number)
-            self._last.setdefault(key, deque(maxlen=_RECENT)).append(number)
+            self._last.setdefault(key, deque(maxlen=_LONG)).append(number)
             self._count[key] = self._count.get(key, 0) + 1
             if self._count[key] >= _RECENT:
                 lowest = self._lowest.get(key, math.inf)
-                self._lowest[key] = min(lowest, median(self._last[key]))
+                self._lowest[key] = min(lowest, self.now(key))
 
     def count(self, key: str) -> int:
         """Rows that had the key."""
@@ -143,7 +144,7 @@ class _Stage:
 
     def largest(self, key: str) -> float:
         """The largest size among the last rows, nan before there are enough of them."""
-        last = self._last.get(key, ())
+        last = list(self._last.get(key, ()))[-_RECENT:]
         return max(map(abs, last)) if len(last) == _RECENT else math.nan
 
     def lowest(self, key: str) -> float:
@@ -193,9 +194,9 @@ def _near_chance(stage: _Stage) -> bool:
 
 
 def _learnt_by_heart(stage: _Stage) -> bool:
-    seen, new, fake = (stage.now(key) for key in ("d_real", "d_val", "d_fake"))
+    seen, new, fake = (stage.now(key, _LONG) for key in ("d_real", "d_val", "d_fake"))
     late = stage.progress > 0.05 and stage.steps >= 100
-    return late and seen - fake > 0.5 and (seen - new) / (seen - fake) > 0.5
+    return late and seen - fake > 0.5 and (seen - new) / (seen - fake) > 0.6
 
 
 def _runs_away(stage: _Stage) -> bool:
@@ -292,7 +293,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "learnt_by_heart", _GAN,
-        "after 5% and 100 steps of the stage, (d_real - d_val) / (d_real - d_fake) is above 0.5: "
+        "after 5% and 100 steps of the stage, over 20 reports, (d_real - d_val) / (d_real - d_fake) is above 0.6: "
         "to D, held-out real pictures are nearer to generated ones than to those it trained on",
         "The discriminator learns the training pictures by heart: add pictures, raise augment or "
         "gamma, or stop here and keep best.safetensors.",
