@@ -81,6 +81,7 @@ def make_ready(
         about = {
             "config": info.config.to_dict(),
             "title": info.title or model.stem,
+            "stage": info.metadata.get("t2i.stage", ""),
             "hash": info.hash,
             "batch": 1,
         }

@@ -59,6 +59,7 @@ class Runtime(ABC):
 
     name = ""  # goes into metadata: onnxruntime-cpu, torch-cuda, ...
     batch = 1  # rows that are best drawn at once
+    stage = ""  # of training that the weights come from, where their file says so
 
     def __init__(
         self, config: ModelConfig, tokenizer: Tokenizer, title: str, weights_hash: str
@@ -201,6 +202,7 @@ class OnnxRuntime(Runtime):
             about["hash"],
         )
         self.batch = int(about["batch"])
+        self.stage = str(about.get("stage", ""))
         self._folder = folder
         self._sessions = {
             name: _session(folder / f"{name}.onnx") for name in ("text_encoder", "generator")
@@ -365,6 +367,7 @@ class TorchRuntime(Runtime):
             info.title or model.stem,
             info.hash,
         )
+        self.stage = info.metadata.get("t2i.stage", "")
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
         self.batch = 1 if self.device.type == "cpu" else MAX_BATCH

@@ -267,7 +267,13 @@ def load(
         from t2i_cli.checkpoint import resolve_model
 
         path = resolve_model(model)
-    return Model(open_runtime(path, device, announce=announce), path)
+    runtime = open_runtime(path, device, announce=announce)
+    if announce and runtime.stage in ("contrastive", "flow"):
+        announce(
+            f"{path}: training stopped in the {runtime.stage} stage, so one step gives a blur; "
+            "finish it: t2i train ... --resume"
+        )
+    return Model(runtime, path)
 
 
 def argument_of(prompt: str) -> Request:

@@ -14,6 +14,7 @@ from t2i_cli.graphs import bundle_for
 from t2i_cli.noise import noise_for
 from t2i_cli.pixels import to_pixels
 from t2i_cli.runtime import MAX_BATCH, OnnxRuntime, TorchRuntime, open_runtime
+from t2i_cli.sample import load
 from tests.toy_weights import save_toy
 from tests.toys import toy_tokenizer
 
@@ -176,3 +177,12 @@ def test_the_cache_keeps_few_models(weights, tmp_path, monkeypatch):
         path.write_bytes(weights.read_bytes())
         open_runtime(path, "cpu")
     assert len(list((cache_folder() / "ready").iterdir())) <= 2
+
+
+def test_a_model_that_training_left_early_says_so(tmp_path):
+    said: list[str] = []
+    load(save_toy(tmp_path / "early.safetensors", stage="flow"), "cpu", announce=said.append)
+    assert any("one step gives a blur" in line for line in said)
+    said.clear()
+    load(save_toy(tmp_path / "done.safetensors", stage="adversarial"), "cpu", announce=said.append)
+    assert not any("blur" in line for line in said)

@@ -9,7 +9,7 @@ from t2i_cli.config import ModelConfig
 from tests.toys import toy_config, toy_tokenizer
 
 
-def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy"):
+def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy", stage=""):
     """Write a model and return its path."""
     tokenizer = toy_tokenizer()
     config = config or toy_config(channels, vocab_size=tokenizer.vocab_size)
@@ -19,5 +19,8 @@ def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title=
         if parameter.abs().max() == 0:
             nn.init.normal_(parameter, std=0.02)
     states = {name: network.state_dict() for name, network in networks.named_children()}
-    save_model(path, states, config, tokenizer.to_bytes(), title=title, license="CC0-1.0")
+    extra = {"t2i.stage": stage} if stage else {}
+    save_model(
+        path, states, config, tokenizer.to_bytes(), title=title, license="CC0-1.0", extra=extra
+    )
     return path
