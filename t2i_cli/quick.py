@@ -396,14 +396,7 @@ def _vary(
     from t2i_cli.errors import InputError
 
     path = cast("str", given.vary)
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read(images.MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    pixels = images.decode(data, name=path)
+    pixels = images.decode(sample.picture_bytes(path), name=path)
     requests = list(_requests(source))
     if not requests:
         try:

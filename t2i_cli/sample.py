@@ -707,6 +707,23 @@ def outcome(made: int, failures: Sequence[Failed]) -> None:
     raise error
 
 
+def picture_bytes(path: str) -> bytes:
+    """The bytes of a picture's file, one more than the most that is decoded where it holds more.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from t2i_cli import images
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return file.read(images.MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
+
+
 def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]:
     """What makes a picture again: its request and options, from the recipe inside it.
 
@@ -719,13 +736,7 @@ def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]
     """
     from t2i_cli import images
 
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read(images.MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
+    data = picture_bytes(path)
     recipe = metadata.from_text(images.read_text(data, name=path).text, path)
     if recipe.kind != "picture":
         raise InputError(
