@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
-from t2i_cli.training.batches import Batches
+from t2i_cli.training import distributed
+from t2i_cli.training.batches import Batches, seed_for
 from t2i_cli.training.doctor import Doctor
 from t2i_cli.training.events import (
     Advice,
@@ -63,6 +65,7 @@ FREE_TO_CHANGE = (
     "sample_every",
     "report_every",
 )  # settings that do not change what is learned
+ANNOUNCED = ("prompts", "precision used", "torch")  # changes that a resumed run tells and bears
 SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
@@ -173,10 +176,13 @@ class _Run:
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self.config = _resolved(settings.config, device, warm=settings.init is not None)
+        self.first = distributed.world().first  # of the processes that train together
+        config = _resolved(settings.config, device, warm=settings.init is not None)
+        self.config = dataclasses.replace(config, **distributed.from_first(config.to_dict()))
         self.out = settings.out
         self.at = _Position()
         self.stages = [stage for stage in STAGES if getattr(self.config, stage) > 0]
+        self.given: dict[str, Any] = {}
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
         self.teacher: Teacher | None = None
@@ -205,6 +211,14 @@ class _Run:
         self.at.stage_seconds += now - self.clock
         self.at.seconds += now - self.clock
         self.clock = now
+
+    def agree(self) -> StopRequest:
+        """What signals ask for, to any of the processes; the time is the first one's."""
+        at = self.at
+        stop, (at.stage_seconds, at.seconds) = distributed.agree(
+            self.settings.stop, (at.stage_seconds, at.seconds)
+        )
+        return stop
 
     def look_seconds(self) -> float:
         """About how long a look will take, from the speed of the last steps: three passes each in flow, more later."""
@@ -259,6 +273,8 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
 
     Two steps of each stage are timed on the device.
     """
+    if distributed.launched().size > 1:
+        raise UsageError("--dry-run is for one process", "leave torchrun out")
     device = choose_device(settings.device)
     run = _Run(settings, device)
     _find_teacher(run)
@@ -309,6 +325,9 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
 def train(settings: TrainSettings) -> Iterator[Event]:
     """Train a model, telling what happens.
 
+    Where torchrun has started several processes they train it together, each calling this with the same settings; only
+    the first one writes.
+
     Args:
         settings: what is asked for; `settings.stop` is looked at after each step.
 
@@ -317,15 +336,39 @@ def train(settings: TrainSettings) -> Iterator[Event]:
 
     Raises:
         UsageError: the run folder holds a run and neither resume nor force is set; a setting changed on resume; no
-            such device.
+            such device; a batch that the processes cannot share evenly.
         DataError: the data is not usable.
         TrainingError: numbers stopped being finite and going back did not help.
         DeviceError: out of memory.
         OutputError: something could not be written; what was there before is whole.
         Stopped: a signal asked for the end, and the state is saved.
     """
-    device = choose_device(settings.device)
-    run = _Run(settings, device)
+    device = choose_device(distributed.device_name(settings.device))
+    with distributed.joined(device):
+        run = _Run(settings, device)
+        _check_shares(run)
+        yield from _locked(run) if run.first else _train(run)
+
+
+def _check_shares(run: _Run) -> None:
+    processes = distributed.world().size
+    for name in ("contrastive_batch_size", "batch_size"):
+        rows = getattr(run.config, name)
+        used = (
+            run.stages[:1] == ["contrastive"]
+            if name[0] == "c"
+            else run.stages[-1:] != ["contrastive"]
+        )
+        if used and rows % processes:
+            fewer = max(rows // processes, 1) * processes
+            raise UsageError(
+                f"{name} = {rows}: {processes} processes cannot share it evenly",
+                f"use {fewer} or {(rows // processes + 1) * processes}",
+            )
+
+
+def _locked(run: _Run) -> Iterator[Event]:
+    settings, device = run.settings, run.device
     if settings.out.exists() and not settings.out.is_dir():
         raise UsageError(f"{settings.out} is a file, not a folder", "give another -o")
     started = (settings.out / "config.toml").exists() or (settings.out / "state").exists()
@@ -380,51 +423,47 @@ def _train(run: _Run) -> Iterator[Event]:
     settings = run.settings
     _find_teacher(run)
     yield Message(f"reading {settings.data}")
-    _read_data(run)
+    with distributed.in_turn():
+        _read_data(run)
+    distributed.same(f"{run.pictures.digest} {run.pictures.pixels.shape}", "data")
     held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
     yield Message(
         f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
     )
-    state = checkpoint.load_state(run.out) if settings.resume else None
-    if state is not None:
+    run.given = _given(run)
+    state = _last_state(run) if settings.resume else None
+    if state is not None and run.first:
         yield from _check_unchanged(run, state.meta)
     yield from _tokenizer_stage(run, resumed=state is not None)
     if run.teacher is not None and (
         state is None or state.meta["position"]["stage"] == "contrastive"
     ):
-        yield from _be_taught(run, run.teacher)
+        with distributed.in_turn():
+            yield from _be_taught(run, run.teacher)
     model = _make_networks(run)
-    if state is None:
+    if state is None and run.first:
         checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
         checkpoint.write_atomic(run.out / "tokenizer.model", run.tokenizer.to_bytes())
         report = {"digest": run.pictures.digest, **run.pictures.report.to_dict()}
         checkpoint.write_atomic(run.out / "data.json", json.dumps(report, indent=1).encode())
         (run.out / "log.jsonl").unlink(missing_ok=True)
-    else:
+    elif state is not None:
         _restore(run, state)
-        checkpoint.truncate_log(run.out / "log.jsonl", run.at.step)
-        for row in _log_rows(run.out / "log.jsonl"):
-            run.advice += run.doctor.feed(row)
+        if run.first:
+            checkpoint.truncate_log(run.out / "log.jsonl", run.at.step)
+            for row in _log_rows(run.out / "log.jsonl"):
+                run.advice += run.doctor.feed(row)
         yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
     counts = run.learner.networks.parameter_count()
     yield Message(
         f"{run.config.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
-        f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}"
+        f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}{_processes()}"
     )
-    if settings.tensorboard:
+    if settings.tensorboard and run.first:
         run.writer = _tensorboard(run.out)
-    for index, stage in enumerate(run.stages):
-        if run.at.stage and index < run.stages.index(run.at.stage):
-            continue
-        if stage != run.at.stage:
-            run.at.stage, run.at.stage_step, run.at.stage_seconds = stage, 0, 0.0
-            run.at.sums.clear()
-            run.at.best = -math.inf
-            run.learner.begin(stage)
-            run.at.images_before = run.learner.images_before
-            yield from _save(run)
-        yield StageStarted(stage, index + 2, len(run.stages) + 1, run.stage_progress())
-        yield from _stage(run)
+    with distributed.watched():
+        yield from _stages(run)
+        distributed.wait()  # the end is reached by all
     if run.at.looked != run.at.step:
         yield from _look(run)
     if run.at.reported != run.at.step or run.at.fresh:
@@ -433,7 +472,7 @@ def _train(run: _Run) -> Iterator[Event]:
     if run.saved != run.at.step:
         yield from _save(run)
     # the first `t2i sample` finds its graph made; a trial run does not wait for that
-    if run.at.seconds > 120:
+    if run.at.seconds > 120 and run.first:
         with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
             graphs.bundle_for(model)
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
@@ -445,6 +484,28 @@ def _train(run: _Run) -> Iterator[Event]:
         tuple(run.advice),
         figures,
     )
+
+
+def _stages(run: _Run) -> Iterator[Event]:
+    for index, stage in enumerate(run.stages):
+        if run.at.stage and index < run.stages.index(run.at.stage):
+            continue
+        if stage != run.at.stage:
+            run.at.stage, run.at.stage_step, run.at.stage_seconds = stage, 0, 0.0
+            run.at.sums.clear()
+            run.at.best = -math.inf
+            run.learner.begin(stage)
+            for tensors in run.learner.tensors(stage).values():
+                distributed.take_over(tensors)  # machines that differ may have drifted apart
+            run.at.images_before = run.learner.images_before
+            yield from _save(run)
+        yield StageStarted(stage, index + 2, len(run.stages) + 1, run.stage_progress())
+        yield from _stage(run)
+
+
+def _processes() -> str:
+    size = distributed.world().size
+    return f", {size} processes" if size > 1 else ""
 
 
 # -- before the first step ----------------------------------------------------------------------
@@ -485,13 +546,22 @@ def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
 
 def _read_data(run: _Run) -> None:
     settings, config = run.settings, run.config
+
+    def progress(done: int, total: int) -> None:
+        if settings.stop:
+            raise Stopped(
+                settings.stop.signum, "stopped while pictures were decoded; no step was made"
+            )
+        if settings.progress is not None:
+            settings.progress(done, total)
+
     run.pictures = data.load(
         settings.data,
         config.resolution,
         cache=settings.cache,
         captions_from=settings.captions_from,
         caption_key=settings.caption_key,
-        progress=settings.progress,
+        progress=progress,
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
     run.doctor = Doctor(len(run.learned_from))
@@ -499,10 +569,14 @@ def _read_data(run: _Run) -> None:
 
 def _tokenizer_stage(run: _Run, *, resumed: bool) -> Iterator[Event]:
     yield StageStarted("tokenizer", 1, len(run.stages) + 1, 1.0 if resumed else 0.0)
-    if resumed:
-        run.tokenizer = Tokenizer.load(run.out / "tokenizer.model")
-    else:
-        _make_tokenizer(run)
+    if run.first:
+        if resumed:
+            run.tokenizer = Tokenizer.load(run.out / "tokenizer.model")
+        else:
+            _make_tokenizer(run)
+    told = distributed.from_first(run.tokenizer.to_bytes() if run.first else b"")
+    if not run.first:
+        run.tokenizer = Tokenizer(told)
     yield Message(f"tokenizer: {run.tokenizer.vocab_size:,} pieces")
 
 
@@ -585,12 +659,31 @@ def _facts(run: _Run) -> dict[str, Any]:
         facts |= {"teacher": run.teacher.digest, "teacher_weight": weight}
     if run.device.type == "cpu":
         facts["threads"] = torch.get_num_threads()
-    return facts
+    return facts | run.given
+
+
+def _given(run: _Run) -> dict[str, Any]:
+    """What a run was given beside its config, as far as it changes what is learned or logged."""
+    settings = run.settings
+    init, tokenizer, prompts = settings.init, settings.tokenizer, settings.prompts
+    return {
+        "init": None if init is None else checkpoint.read_info(init).hash,
+        "tokenizer": None
+        if tokenizer is None
+        else sha256(Tokenizer.load(tokenizer).to_bytes()).hexdigest(),
+        "prompts": None if prompts is None else sha256("\n".join(prompts).encode()).hexdigest(),
+        "precision used": str(_trunk_dtype(run.config.precision, run.device)).removeprefix(
+            "torch."
+        ),
+        "torch": torch.__version__,
+    }
 
 
 def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
     # a setting that a run of an older version did not know had what is the default now
+    # (and of what it was given beside its config, nothing is known)
     before, now = TrainConfig().to_dict() | meta["facts"], _facts(run)
+    now = {key: value for key, value in now.items() if key in before or key not in run.given}
     before = {key: value for key, value in before.items() if key in now}
     changed = {
         key: (before.get(key), now.get(key))
@@ -598,6 +691,9 @@ def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
         if before.get(key) != now.get(key)
     }
     threads = changed.pop("threads", None)
+    told_only = [(key, changed.pop(key)) for key in ANNOUNCED if key in changed]
+    if run.given["tokenizer"] is None:  # the run's own is used
+        changed.pop("tokenizer", None)
     if changed:
         told = "; ".join(
             f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items()
@@ -606,15 +702,29 @@ def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
             f"{run.out}: this run was started with other settings: {told}",
             "resume it as it was, or give another -o",
         )
+    for key, (was, is_now) in told_only:
+        what = "its figures and grids" if key == "prompts" else "its last bits"
+        yield Message(
+            f"{key}: {_short(was)} -> {_short(is_now)} since the run was started: {what} will differ"
+        )
     if threads is not None:
         was, is_now = threads
         yield Message(
             f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ"
         )
+    if processes is not None:  # all of them held all that is saved, so any number of them can go on
+        was, is_now = processes
+        yield Message(
+            f"processes: {was} -> {is_now}; data and batches stay the same, the last bits will differ"
+        )
 
 
 def _short(value: object) -> str:
     return str(value)[:12] + "…" if isinstance(value, str) and len(value) > 24 else str(value)
+
+
+def _last_state(run: _Run) -> checkpoint.RunState | None:
+    return distributed.state_from_first(checkpoint.load_state(run.out) if run.first else None)
 
 
 def _restore(run: _Run, state: checkpoint.RunState) -> None:
@@ -653,7 +763,7 @@ def _stage(run: _Run) -> Iterator[Event]:
         run.tick()
         at.images, at.images_before = run.learner.images, run.learner.images_before
         run.speed = [*run.speed[-49:], (taken, size)]
-        for name, value in result.figures.items():
+        for name, value in distributed.mean(result.figures).items():
             number = float(value)
             if math.isfinite(number):
                 total, count = at.sums.get(name, [0.0, 0])
@@ -670,17 +780,13 @@ def _stage(run: _Run) -> Iterator[Event]:
         if _report_due(run, now):
             yield from _report(run)
         run.tick()
-        if (
-            run.settings.stop
-            or run.settings.stop.save_now
-            or now - run.last_save >= run.config.save_every
-        ):
+        stop = run.agree()
+        if stop or stop.save_now or now - run.last_save >= run.config.save_every:
             yield from _save(run)
             run.settings.stop.save_now = False
-        if run.settings.stop:
-            raise Stopped(
-                run.settings.stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume"
-            )
+        if stop:
+            distributed.wait()  # torchrun ends all when the first of them has ended
+            raise Stopped(stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume")
 
 
 def _due(run: _Run, last: float, every: float, now: float) -> bool:
@@ -700,7 +806,7 @@ def _report_due(run: _Run, now: float) -> bool:
 def _go_back(run: _Run) -> Iterator[Event]:
     """Return to the last good state, with other batches ahead; end the run after a few returns."""
     returns = run.at.returns + 1
-    state = checkpoint.load_state(run.out)
+    state = _last_state(run)
     if state is None or returns > MOST_RETURNS:
         raise TrainingError(
             f"losses or gradients were not finite at step {run.at.step:,}, {returns - 1} times over; "
@@ -718,6 +824,8 @@ def _go_back(run: _Run) -> Iterator[Event]:
 
 
 def _report(run: _Run) -> Iterator[Event]:
+    if not run.first:
+        return
     at = run.at
     now = time.monotonic()
     row: dict[str, Any] = {
@@ -728,10 +836,8 @@ def _report(run: _Run) -> Iterator[Event]:
     row |= {"progress": round(run.progress(), 6), "images": at.images}
     row |= {name: total / count for name, (total, count) in at.sums.items() if count}
     if at.stage == "adversarial" and len(run.held_out) >= 8:  # fewer say nothing
-        rows = run.held_out[
-            np.linspace(0, len(run.held_out) - 1, min(32, len(run.held_out))).astype(int)
-        ]
-        row |= run.learner.judge(run.batches.of(rows))
+        held_out, seen = (_some(rows, at.step) for rows in (run.held_out, run.learned_from))
+        row |= run.learner.judge(run.batches.of(held_out), run.batches.of(seen))
     if "penalty" in row and row.get("d_loss"):
         row["penalty_ratio"] = row["penalty"] / row["d_loss"]
     row |= {"skipped": at.skipped, **at.fresh}
@@ -748,13 +854,23 @@ def _report(run: _Run) -> Iterator[Event]:
         "seconds": round(at.seconds, 1),
         "eta_s": _eta(run),
     }
-    checkpoint.append_line(run.out / "log.jsonl", json.dumps(row))
+    row = {
+        name: value
+        for name, value in row.items()
+        if not (isinstance(value, float) and not math.isfinite(value))  # JSON has no such number
+    }
+    checkpoint.append_line(run.out / "log.jsonl", json.dumps(row, allow_nan=False))
     if run.writer is not None:
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 run.writer.add_scalar(f"{at.stage}/{name}", value, at.step)
     run.last_report = now
     yield Report(row)
+
+
+def _some(rows: np.ndarray, step: int) -> np.ndarray:
+    """32 of some rows, or all; others at each step, so that the median of reports is that of many pictures."""
+    return np.random.RandomState(seed_for("judged", step) % 2**32).permutation(rows)[:32]
 
 
 def _eta(run: _Run) -> float:
@@ -802,6 +918,8 @@ def _pictures(run: _Run, captions: list[str], seeds: list[int]) -> Tensor:
 @torch.no_grad()
 def _look(run: _Run) -> Iterator[Event]:
     """Look at held-out pictures: figures into the next report, a grid of samples, and the best weights so far."""
+    if not run.first:
+        return
     learner, at = run.learner, run.at
     run.last_sample, at.looked = time.monotonic(), at.step
     rows = run.held_out if len(run.held_out) >= 20 else run.learned_from
@@ -864,6 +982,8 @@ def _look(run: _Run) -> Iterator[Event]:
 
 
 def _save(run: _Run) -> Iterator[Event]:
+    if not run.first:
+        return
     meta = {
         "facts": _facts(run),
         "position": dataclasses.asdict(run.at),

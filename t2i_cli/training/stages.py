@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, one_step
-from t2i_cli.training import losses
+from t2i_cli.training import distributed, losses
 from t2i_cli.training.augment import augment, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ema_decay, ema_update
@@ -25,6 +25,7 @@ from t2i_cli.training.ema import ema_decay, ema_update
 __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
 
 STAGES = ("contrastive", "flow", "adversarial")
+MEASURE_EVERY = 4  # steps between two looks at how far a step moves the weights
 SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
 MAX_NORM = 1.0  # of the gradient in the contrastive and flow stages
 
@@ -68,6 +69,7 @@ class Learner:
         self.images_before = (
             0  # of these, before this stage: each stage's average forgets at its own pace
         )
+        self._measured = False  # whether this step looks at how far it moves the weights
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
         adversarial = {
@@ -131,6 +133,7 @@ class Learner:
         random = torch.Generator(self.device).manual_seed(
             seed_for(self.config.seed, stage, "noise", position)
         )
+        self._measured = position % MEASURE_EVERY == 0
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
         if stage == "flow":
@@ -145,34 +148,35 @@ class Learner:
         )
         images = random_background(augment(batch.images, 0.3, random), 0.5, random)
         text = networks.text_encoder(batch.tokens, batch.mask)
-        image_features = networks.image_encoder(images)
+        text_features = distributed.gather(text.text_features)
+        image_features = distributed.gather(networks.image_encoder(images))
         if self.config.alignment == "squared":
-            loss = losses.squared_distance_loss(image_features, text.text_features)
+            loss = losses.squared_distance_loss(image_features, text_features)
             # alone it has a trivial minimum at one point, so captions that differ are also told apart
             loss = loss + losses.contrastive_loss(
                 image_features,
-                text.text_features,
+                text_features,
                 networks.image_encoder.logit_scale,
                 _same(batch.text),
             )
         else:
             loss = losses.contrastive_loss(
                 image_features,
-                text.text_features,
+                text_features,
                 networks.image_encoder.logit_scale,
                 _same(batch.text),
             )
         whole, figures = loss, {}
         if batch.lesson is not None:
             extra = networks.text_encoder(batch.lesson.tokens, batch.lesson.mask)
-            student = torch.cat([text.text_features[batch.lesson.known], extra.text_features])
+            student = torch.cat([text_features[batch.lesson.known], extra.text_features])
             taught = losses.relation_loss(student, batch.lesson.features)
             whole, figures = (
                 loss + self.config.teacher_weight * taught,
                 {"teacher_loss": taught.detach()},
             )
-        norm = self._descend(optimizer, whole, MAX_NORM)
-        if norm is None:
+        found = self._descend(optimizer, whole, MAX_NORM)
+        if found is None:
             return StepResult({"contrastive_loss": math.nan}, skipped=True)
         with torch.no_grad():
             networks.image_encoder.logit_scale.clamp_(0, math.log(100))
@@ -180,10 +184,10 @@ class Learner:
             {
                 "contrastive_loss": loss.detach(),
                 "contrastive_chance": math.log(
-                    len(batch.images)
+                    len(batch.text)
                 ),  # the loss of features that say nothing
                 "logit_scale": networks.image_encoder.logit_scale.detach().exp(),
-                "grad_norm": norm,
+                **found,
                 **figures,
             }
         )
@@ -193,20 +197,20 @@ class Learner:
         _set_lr(optimizer, self.config.flow_lr * self.config.lr * _warm_cosine(progress, 0.02, 0.1))
         b = len(batch.images)
         noise = _normal(batch.images.shape, random)
-        level = torch.sigmoid(torch.randn(b, device=self.device, generator=random) + 0.4)
+        level = torch.sigmoid(distributed.normal(random, b) + 0.4)
         # a tenth of the batch learns the one step itself, from pure noise: it is what the next stage starts from
-        level = torch.where(torch.rand(b, device=self.device, generator=random) < 0.1, 1.0, level)
+        level = torch.where(distributed.uniform(random, b) < 0.1, 1.0, level)
         s = level[:, None, None, None]
         noisy = (1 - s) * batch.images + s * noise
         text = self._dropped(self.encode(batch.tokens, batch.mask), random)
         style = networks.generator.style(text.text_features)
         denoised = networks.generator(noisy, level, text.text_embeds, text.mask, style)
         loss = losses.flow_loss(denoised, batch.images, level)
-        norm = self._descend(optimizer, loss, MAX_NORM)
-        if norm is None:
+        found = self._descend(optimizer, loss, MAX_NORM)
+        if found is None:
             return StepResult({"flow_loss": math.nan}, skipped=True)
-        self._averaged(b)
-        return StepResult({"flow_loss": loss.detach(), "grad_norm": norm})
+        self._averaged(len(batch.text))
+        return StepResult({"flow_loss": loss.detach(), **found})
 
     def _adversarial(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         config, networks = self.config, self.networks
@@ -216,7 +220,6 @@ class Learner:
         _set_lr(self.optimizers["generator"], lr, (0.0, beta))
         _set_lr(self.optimizers["discriminator"], lr * config.discriminator_lr, (0.0, beta))
         strength = config.augment * min(1.0, 4 * progress)
-        b = len(batch.images)
         text = self.encode(batch.tokens, batch.mask)
         shown = self._dropped(text, random)
         figures: dict[str, Tensor | float] = {}
@@ -253,10 +256,12 @@ class Learner:
                 alignment = losses.squared_distance_loss(image_features, text.text_features)
             else:
                 scale = networks.image_encoder.logit_scale.detach()
-                same = _same(batch.text)
-                alignment = losses.contrastive_loss(image_features, text.text_features, scale, same)
+                same, text_features = _same(batch.text), distributed.gather(text.text_features)
+                alignment = losses.contrastive_loss(
+                    distributed.gather(image_features), text_features, scale, same
+                )
                 alignment = alignment + losses.contrastive_loss(
-                    judged.image_features, text.text_features, scale, same
+                    distributed.gather(judged.image_features), text_features, scale, same
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
@@ -267,13 +272,13 @@ class Learner:
             anchor_loss = (fake - start).square().mean()
             loss = loss + pull * anchor_loss
             figures["anchor_loss"] = anchor_loss.detach()
-        norm = self._descend(self.optimizers["generator"], loss, None)
+        found = self._descend(self.optimizers["generator"], loss, None, "_g")
         d.requires_grad_(requires_grad=True)
         networks.image_encoder.requires_grad_(requires_grad=True)
-        if norm is None:
+        if found is None:
             return StepResult({"g_loss": math.nan}, skipped=True)
-        self._averaged(b)
-        figures |= {"g_loss": game.detach(), "grad_norm_g": norm}
+        self._averaged(len(batch.text))
+        figures |= {"g_loss": game.detach(), **found}
         return StepResult(figures)
 
     def _discriminator_turn(
@@ -292,7 +297,7 @@ class Learner:
         pictures = torch.cat([real, fake])
         features = text.text_features
         gamma = self.gamma * (0.1 + 0.9 * _cosine(progress))
-        due = gamma > 0 and self.images // max(len(real), 1) % config.penalty_every == 0
+        due = gamma > 0 and self.images // max(len(batch.text), 1) % config.penalty_every == 0
         exact = due and config.penalty == "exact"
         if exact:
             pictures.requires_grad_()
@@ -306,24 +311,31 @@ class Learner:
         figures: dict[str, Tensor | float] = {"d_loss": game.detach()}
         if config.mismatch_weight:
             other = _another(batch.text)
-            mismatched = d.logits(phi_real, features[other])
+            mine = other[distributed.share(len(other))]
+            mismatched = d.logits(phi_real, distributed.gather(features)[mine])
             differs = batch.text[other] != batch.text
             if bool(differs.any()):
                 loss = loss + config.mismatch_weight * losses.mismatch_loss(
-                    real_logits[differs], mismatched[differs]
+                    distributed.gather(real_logits)[differs],
+                    distributed.gather(mismatched)[differs],
                 )
             figures["mismatch_gap"] = (real_logits - mismatched).detach().mean()
         if config.alignment == "contrastive" and config.discriminator_alignment_weight:
             scale = self.networks.image_encoder.logit_scale.detach()
             loss = loss + config.discriminator_alignment_weight * losses.contrastive_loss(
-                judged.image_features[: len(real)], features, scale, _same(batch.text)
+                distributed.gather(judged.image_features[: len(real)]),
+                distributed.gather(features),
+                scale,
+                _same(batch.text),
             )
         if due:
             both = torch.cat([real_logits, fake_logits])
             if exact:
                 squares = losses.exact_penalty(both, pictures)
             else:
-                moved = d(pictures + SIGMA * _normal(pictures.shape, random)).features
+                # for the real and the generated half of each process the numbers that one process would draw
+                noise = distributed.normal(random, 2, *real.shape, dim=1).flatten(0, 1)
+                moved = d(pictures + SIGMA * noise).features
                 squares = losses.finite_penalty(both, d.logits(moved, features.repeat(2, 1)), SIGMA)
             r1, r2 = (part.mean() for part in squares.chunk(2))
             penalty = gamma / 2 * config.penalty_every * (r1 + r2 if config.r2 else r1)
@@ -333,15 +345,15 @@ class Learner:
                 "r2": r2.detach(),
                 "penalty": penalty.detach() / config.penalty_every,
             }
-        norm = self._descend(self.optimizers["discriminator"], loss, None)
-        if norm is None:
+        found = self._descend(self.optimizers["discriminator"], loss, None, "_d")
+        if found is None:
             return None
         gap = (real_logits - fake_logits).detach()
         return figures | {
             "d_real": real_logits.detach().mean(),
             "d_fake": fake_logits.detach().mean(),
             "gap": gap.mean(),
-            "grad_norm_d": norm,
+            **found,
             "gamma": gamma,
         }
 
@@ -358,10 +370,7 @@ class Learner:
 
     def _dropped(self, text: TextEncoding, random: torch.Generator) -> TextEncoding:
         """The encodings with some rows' captions replaced by the empty text."""
-        rows = (
-            torch.rand(len(text.text_features), device=self.device, generator=random)
-            < self.config.caption_dropout
-        )
+        rows = distributed.uniform(random, len(text.text_features)) < self.config.caption_dropout
         null = self.null(1)
         width = text.text_embeds.shape[1]
         padded = torch.zeros_like(text.text_embeds[:1])
@@ -384,29 +393,53 @@ class Learner:
         ema_update(self.average, self.networks.generator, decay)
 
     def _descend(
-        self, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
-    ) -> Tensor | None:
-        """One step down a loss; returns the gradient's norm, or None, with nothing changed, where it is not finite."""
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None, of: str = ""
+    ) -> dict[str, Tensor] | None:
+        """One step down a loss, or None, with nothing changed, where a number is not finite.
+
+        Returns the gradient's norm (`grad_norm`, with `of` behind it) and in some steps how far the weights moved,
+        as a share of their own norm (`update`, likewise).
+        """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [
             p for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
+        mean_loss = distributed.average(parameters, loss.detach())
         norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
-        if not math.isfinite(float(norm + loss.detach())):
+        if not math.isfinite(float(norm + mean_loss)):
             optimizer.zero_grad(set_to_none=True)
             return None
+        if not self._measured:
+            optimizer.step()
+            return {f"grad_norm{of}": norm.detach()}
+        before = [p.detach().clone() for p in parameters]
         optimizer.step()
-        return norm.detach()
+        size = _norm(before)
+        subtract = torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
+        subtract(before, [p.detach() for p in parameters])
+        return {f"grad_norm{of}": norm.detach(), f"update{of}": _norm(before) / size}
 
     @torch.no_grad()
-    def judge(self, batch: Batch) -> dict[str, float]:
-        """What D says of held-out pictures, without augmentation: for the log."""
+    def judge(self, held_out: Batch, seen: Batch) -> dict[str, float]:
+        """What D says of held-out and of training pictures, neither of them augmented: for the log.
+
+        Returns:
+            `d_val` and `d_seen`, mean logits; `d_spread`, the deviation of training pictures' logits; `dead`, the
+            share of D's features that are the same for every held-out picture.
+        """
         d: Discriminator = self.networks.discriminator
-        text = self.encode(batch.tokens, batch.mask)
-        features = d(batch.images).features
+        features = d(held_out.images).features
+        val = d.logits(features, self.encode(held_out.tokens, held_out.mask).text_features)
         dead = (features.float().std(0, correction=0) < 1e-6).float().mean()
-        return {"d_val": float(d.logits(features, text.text_features).mean()), "dead": float(dead)}
+        text = self.encode(seen.tokens, seen.mask).text_features
+        known = d.logits(d(seen.images).features, text)
+        return {
+            "d_val": float(val.mean()),
+            "d_seen": float(known.mean()),
+            "d_spread": float(known.std()),
+            "dead": float(dead),
+        }
 
     def tensors(self, stage: str) -> dict[str, dict[str, Tensor]]:
         """Everything that a stage changes, by group, for a run's state."""
@@ -449,6 +482,11 @@ def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
     ]
 
 
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Euclidean norm of all numbers of some tensors."""
+    return torch.stack([tensor.float().norm() for tensor in tensors]).norm()
+
+
 def _same(text: Tensor) -> Tensor:
     return text[:, None] == text[None, :]
 
@@ -464,7 +502,7 @@ def _another(text: Tensor) -> Tensor:
 
 
 def _normal(shape: torch.Size, random: torch.Generator) -> Tensor:
-    return torch.randn(shape, device=random.device, generator=random)
+    return distributed.normal(random, *shape)
 
 
 def _cosine(progress: float) -> float:
