@@ -13,7 +13,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import typer
 import t2i_cli
 from t2i_cli import console
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
-from t2i_cli.signals import StopRequest
+from t2i_cli.signals import Interrupted, StopRequest, interruptible
 
 if TYPE_CHECKING:
     from t2i_cli.data import CaptionsFrom
@@ -350,35 +350,37 @@ def train(
         given.update(layer)
     settings_config = TrainConfig.from_dict(given)
 
-    from t2i_cli.checkpoint import resolve_model
-    from t2i_cli.train import TrainSettings
-    from t2i_cli.train import plan as plan_run
-    from t2i_cli.train import train as train_run
-
     wish = StopRequest()
-    settings = TrainSettings(
-        data=data,
-        out=run_folder,
-        config=settings_config,
-        device=device,
-        init=None if init is None else resolve_model(init),
-        tokenizer=tokenizer,
-        prompts=None if prompts is None else _read_lines(prompts),
-        resume=resume,
-        force=force,
-        captions_from=layout,
-        caption_key=caption_key,
-        tensorboard=tensorboard,
-        workers=_auto_int(workers, "--workers") or 0,
-        stop=wish,
-    )
-    if dry_run:
-        _show_plan(plan_run(settings), json_rows)
-        return
-    with _signals_to(wish), console.TrainingDisplay(json_rows=json_rows) as display:
-        settings.progress = display.decoding
-        for event in train_run(settings):
-            display.show(event)
+    # before torch is loaded, which takes seconds
+    with nullcontext() if dry_run else _signals_to(wish):
+        from t2i_cli.checkpoint import resolve_model
+        from t2i_cli.train import TrainSettings
+        from t2i_cli.train import plan as plan_run
+        from t2i_cli.train import train as train_run
+
+        settings = TrainSettings(
+            data=data,
+            out=run_folder,
+            config=settings_config,
+            device=device,
+            init=None if init is None else resolve_model(init),
+            tokenizer=tokenizer,
+            prompts=None if prompts is None else _read_lines(prompts),
+            resume=resume,
+            force=force,
+            captions_from=layout,
+            caption_key=caption_key,
+            tensorboard=tensorboard,
+            workers=_auto_int(workers, "--workers") or 0,
+            stop=wish,
+        )
+        if dry_run:
+            _show_plan(plan_run(settings), json_rows)
+            return
+        with console.TrainingDisplay(json_rows=json_rows) as display:
+            settings.progress = display.decoding
+            for event in train_run(settings):
+                display.show(event)
 
 
 @app.command()
@@ -824,7 +826,8 @@ def ended(error: BaseException) -> int:
 
 
 def _invoke(arguments: Sequence[str]) -> int:
-    code = _command().main(args=list(arguments), prog_name="t2i", standalone_mode=False)
+    with interruptible():
+        code = _command().main(args=list(arguments), prog_name="t2i", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
@@ -837,8 +840,8 @@ def _told(error: BaseException) -> int:
     """The exit code of an error, after it was told on stderr in one line (or with its traceback, T2I_DEBUG=1)."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, KeyboardInterrupt):
-        error = Stopped(signal.SIGINT)
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        error = Stopped(error.signum if isinstance(error, Interrupted) else signal.SIGINT)
     if isinstance(error, BrokenPipeError):
         console.silence_stdout()
         return 0
@@ -848,7 +851,8 @@ def _told(error: BaseException) -> int:
     if os.environ.get("T2I_DEBUG", "0") not in ("", "0"):
         import traceback
 
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            sys.stderr.write(visible(line, 4000) + "\n")
     known = _translate(error)
     console.fail(known)
     return known.exit_code

@@ -12,12 +12,12 @@ import gc
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from t2i_cli import console
-from t2i_cli.errors import OutputError, PromptError, Stopped, UsageError, visible
+from t2i_cli.errors import OutputError, PromptError, UsageError, visible
+from t2i_cli.signals import interruptible
 
 if TYPE_CHECKING:
     from t2i_cli.prompts import LineReader, Request
@@ -138,8 +138,13 @@ def perform(settings: SampleSettings) -> None:
     Raises:
         T2IError: what the command ends with.
     """
-    with _signals_raise():
-        _perform(settings)
+    with interruptible():
+        try:
+            _perform(settings)
+        finally:
+            naming = sys.modules.get("t2i_cli.naming")
+            if naming is not None:
+                naming.remove_unfinished()
 
 
 def _perform(given: SampleSettings) -> None:
@@ -446,29 +451,3 @@ def _place(data: bytes, path: str, picture: Any, options: Options, given: Sample
         console.result_json(Made(path, picture, 0.0).row())
     else:
         console.result(path)
-
-
-@contextmanager
-def _signals_raise() -> Generator[None]:
-    """SIGINT and SIGTERM raise Stopped, so what is half written is cleaned up (even where a shell ignores SIGINT)."""
-    import signal
-
-    def stop(signum: int, frame: object) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        raise Stopped(signum)
-
-    before: dict[Any, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread
-        pass
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        naming = sys.modules.get("t2i_cli.naming")
-        if naming is not None:
-            naming.remove_unfinished()
