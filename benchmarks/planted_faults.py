@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--until", type=float, help="leave every run here, 0 to 1")
+    parser.add_argument("--until", type=float, help="leave every run after this share of it")
     parser.add_argument("--logs", type=Path, help="keep the logs here")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,7 +78,7 @@ def run(
     contrastive, flow, adversarial = RUNS[name]
     config = TrainConfig(
         resolution=32, time=0.0, steps=steps, contrastive=contrastive, flow=flow, adversarial=adversarial,
-        batch_size=32, contrastive_batch_size=128, save_every=1e6, seed=seed,
+        batch_size=16, contrastive_batch_size=64, save_every=1e6, seed=seed,
         lr=30.0 if name.startswith("lr-30-times") else 1.0, gamma=1e-9 if name == "no-gamma" else 0.0,
     )  # fmt: skip
     logits = Discriminator.logits

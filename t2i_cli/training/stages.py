@@ -397,8 +397,8 @@ class Learner:
     ) -> dict[str, Tensor] | None:
         """One step down a loss, or None, with nothing changed, where a number is not finite.
 
-        Returns the gradient's norm (`grad_norm`, with `of` behind it) and in some steps how far the weights moved,
-        as a share of their own norm (`update`, likewise).
+        Returns the gradient's norm (`grad_norm`, with `of` behind it) and in some steps how far the weights moved:
+        of each matrix as a share of its own norm, the median over all matrices (`update`, likewise).
         """
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -413,12 +413,14 @@ class Learner:
         if not self._measured:
             optimizer.step()
             return {f"grad_norm{of}": norm.detach()}
-        before = [p.detach().clone() for p in parameters]
+        matrices = [p for p in parameters if p.dim() > 1]
+        before = [p.detach().clone() for p in matrices]
         optimizer.step()
-        size = _norm(before)
-        subtract = torch._foreach_sub_  # pyright: ignore[reportPrivateImportUsage]
-        subtract(before, [p.detach() for p in parameters])
-        return {f"grad_norm{of}": norm.detach(), f"update{of}": _norm(before) / size}
+        moved = [
+            (p.detach() - was).norm() / was.norm().clamp(min=1e-6)
+            for p, was in zip(matrices, before, strict=True)
+        ]
+        return {f"grad_norm{of}": norm.detach(), f"update{of}": torch.stack(moved).median()}
 
     @torch.no_grad()
     def judge(self, held_out: Batch, seen: Batch) -> dict[str, float]:
@@ -480,11 +482,6 @@ def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
         {"params": [p for p in everything if p.dim() > 1]},
         {"params": [p for p in everything if p.dim() <= 1], "weight_decay": 0.0},
     ]
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all numbers of some tensors."""
-    return torch.stack([tensor.float().norm() for tensor in tensors]).norm()
 
 
 def _same(text: Tensor) -> Tensor:
