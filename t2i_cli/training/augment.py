@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Generator as Random
 from torch import Tensor
 
+from t2i_cli.training.distributed import uniform
+
 __all__ = [
     "COLOURS",
     "augment",
@@ -153,8 +155,8 @@ def random_background(images: Tensor, probability: float, random: Random) -> Ten
     if images.shape[1] != 4 or probability <= 0:
         return images
     b = len(images)
-    background = torch.rand(b, 3, 1, 1, device=images.device, generator=random) * 2 - 1
-    background *= torch.rand(b, 1, 1, 1, device=images.device, generator=random) < probability
+    background = uniform(random, b, 3, 1, 1) * 2 - 1
+    background *= uniform(random, b, 1, 1, 1) < probability
     colour = images[:, :3] + background * ((1 - images[:, 3:]) / 2)
     return torch.cat([colour, images[:, 3:]], dim=1)
 
@@ -170,7 +172,7 @@ def augment(images: Tensor, probability: float, random: Random) -> Tensor:
     if probability <= 0:
         return images
     b, c, h, w = images.shape
-    draw = torch.rand(8, b, device=images.device, generator=random)
+    draw = uniform(random, 8, b, dim=1)
     on = (draw[:4] < probability).float()
     amount = draw[4:] * 2 - 1  # -1 .. 1
     empty = torch.zeros(c, device=images.device)
@@ -193,7 +195,7 @@ def augment(images: Tensor, probability: float, random: Random) -> Tensor:
     )
     # cut-out: a square of half the side
     side = torch.arange(h, device=images.device).float() / h
-    at_x, at_y = torch.rand(2, b, 1, device=images.device, generator=random)
+    at_x, at_y = uniform(random, 2, b, 1, dim=1)
     inside = ((side - at_y).abs() < 0.2)[:, :, None] & ((side - at_x).abs() < 0.2)[:, None, :]
     cut = inside[:, None] & (on[2] > 0)[:, None, None, None]
     moved = torch.where(cut, torch.zeros((), device=images.device), moved) + offset

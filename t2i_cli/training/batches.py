@@ -19,6 +19,7 @@ from torch import Tensor
 from t2i_cli.data import batch_indices
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import PAD, Tokenizer
+from t2i_cli.training import distributed
 from t2i_cli.training.augment import COLOURS, colour_of, mirror, recolour, sided, with_colour
 from t2i_cli.training.teacher import Lessons
 
@@ -45,7 +46,7 @@ class Pictures(Protocol):
 class Lesson:
     """What a teacher says of some of a batch's captions and of extra texts beside them."""
 
-    known: Tensor  # int64 (k,), rows of the batch whose captions the teacher has read
+    known: Tensor  # int64 (k,), rows of the whole batch whose captions the teacher has read
     tokens: Tensor  # int64 (m, t), the extra texts
     mask: Tensor  # bool (m, t)
     features: Tensor  # fp32 (k + m, e), unit norm, the teacher's: of those captions, then of the extra texts
@@ -53,13 +54,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step learns from."""
+    """What a step learns from: of several processes each has its rows, and all have the whole batch's captions."""
 
     images: Tensor  # fp32 (b, c, h, w) in [-1, 1], channels-last
     tokens: Tensor  # int64 (b, t), cut to the longest of the batch
     mask: Tensor  # bool (b, t)
-    text: Tensor  # int64 (b,), equal where two rows have the same caption
-    captions: list[str]
+    text: Tensor  # int64 (rows of the whole batch,), equal where two rows have the same caption
+    captions: list[str]  # of the whole batch
     lesson: Lesson | None = None  # in the contrastive stage of a run with a teacher
 
 
@@ -122,14 +123,14 @@ class Batches:
         return len(self.indices)
 
     def get(self, stage: str, step: int, size: int) -> Batch:
-        """The step-th batch of a stage, `size` pictures."""
+        """The step-th batch of a stage, `size` pictures; of several processes each gets its rows of it."""
         rows = self.indices[
             batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)
         ]
         random = np.random.Generator(
             np.random.Philox(key=seed_for(self.seed, stage, "batch", step))
         )
-        batch = self.of(rows, random)
+        batch = self.of(rows, random, distributed.share(len(rows)))
         if stage == "contrastive" and self.lessons is not None:
             return dataclasses.replace(
                 batch, lesson=self._lesson(self.lessons, batch.captions, random)
@@ -141,12 +142,21 @@ class Batches:
         tokens, mask = self.tokens(extra)
         return Lesson(known.to(self._device), tokens, mask, features.to(self._device))
 
-    def of(self, rows: np.ndarray, random: np.random.Generator | None = None) -> Batch:
-        """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are."""
+    def of(
+        self,
+        rows: np.ndarray,
+        random: np.random.Generator | None = None,
+        mine: slice = slice(None),
+    ) -> Batch:
+        """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are.
+
+        The captions hang on all pixels (only what was really recoloured is called so), so every process reads the
+        whole batch's, which costs little beside a step, and goes on with the pictures of its rows, `mine`.
+        """
         pixels = self._pixels(rows)
         if random is None:
             captions = [self._pictures.captions[int(row)][0] for row in rows]
-            return self._batch(to_images(pixels), captions)
+            return self._batch(to_images(pixels[mine]), captions, mine)
         chosen: list[str] = []
         turns: list[tuple[int, str, str]] = []  # row in the batch, colour, new colour
         draws = random.random((len(rows), 4))
@@ -182,7 +192,9 @@ class Batches:
             not any(sided(text) for text in self._pictures.captions[int(row)]) for row in rows
         ]
         return self._batch(
-            mirror(to_images(pixels), torch.tensor(flips, device=self._device)), chosen
+            mirror(to_images(pixels[mine]), torch.tensor(flips[mine], device=self._device)),
+            chosen,
+            mine,
         )
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -199,8 +211,8 @@ class Batches:
             return self._resident[torch.from_numpy(rows).to(self._device)]
         return torch.from_numpy(np.ascontiguousarray(self._pictures.pixels[rows])).to(self._device)
 
-    def _batch(self, images: Tensor, captions: list[str]) -> Batch:
-        tokens, mask = self.tokens(captions)
+    def _batch(self, images: Tensor, captions: list[str], mine: slice) -> Batch:
+        tokens, mask = self.tokens(captions[mine])
         assert not bool((tokens[:, 0] == PAD).any())
         _, text = np.unique(np.array(captions, dtype=object), return_inverse=True)
         return Batch(
