@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "ended", "run"]
 
+# s in which torchrun passes on a signal that its processes may have had from the terminal already
+SAME_SIGNAL = 5.0
+
 app = typer.Typer(
     name="t2i",
     help="Text to image on your own machine: train on a folder of captioned pictures, sample in one step.",
@@ -357,7 +360,13 @@ def train(
         from t2i_cli.train import TrainSettings
         from t2i_cli.train import plan as plan_run
         from t2i_cli.train import train as train_run
+        from t2i_cli.training.distributed import launched
 
+        me = launched()
+        if me.size > 1:  # torchrun started several processes, and ends them after 30 s
+            wish.grace = SAME_SIGNAL
+        if not me.first:
+            console.set_level(quiet=True, name=f"t2i, process {me.rank}")
         settings = TrainSettings(
             data=data,
             out=run_folder,
@@ -378,9 +387,15 @@ def train(
             _show_plan(plan_run(settings), json_rows)
             return
         with console.TrainingDisplay(json_rows=json_rows) as display:
-            settings.progress = display.decoding
-            for event in train_run(settings):
-                display.show(event)
+            settings.progress = display.decoding if me.first else None
+            try:
+                for event in train_run(settings):
+                    if me.first:
+                        display.show(event)
+            except Stopped as stop:
+                if me.first:
+                    raise
+                raise typer.Exit(stop.exit_code) from None
 
 
 @app.command()

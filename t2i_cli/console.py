@@ -56,6 +56,7 @@ _COLOURS = {"✓": "32", "!": "33", "✗": "31"}  # sign -> SGR colour
 class _Level:
     quiet: bool = False
     verbose: bool = False
+    name: str = "t2i"  # who speaks, in front of errors
     reader_gone: bool = False  # stdout's reader has closed the pipe
     live: list[Live] = field(default_factory=list)  # the display that lines must be printed above
 
@@ -63,12 +64,16 @@ class _Level:
 _level = _Level()
 
 
-def set_level(*, quiet: bool | None = None, verbose: bool | None = None) -> None:
-    """Turn ``-q`` (errors and results only) and ``-v`` (details too) on or off; None leaves as it is."""
+def set_level(
+    *, quiet: bool | None = None, verbose: bool | None = None, name: str | None = None
+) -> None:
+    """Turn ``-q`` (errors and results only) or ``-v`` (details too) on or off, say who speaks; None leaves as it is."""
     if quiet is not None:
         _level.quiet = quiet
     if verbose is not None:
         _level.verbose = verbose
+    if name is not None:
+        _level.name = name
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -233,7 +238,7 @@ def fail(error: T2IError) -> None:
     """An error as one line on stderr: what was expected and came, and what to do. A stop is no error."""
     message = str(error).rstrip(". ")
     _say(
-        ("t2i: " if isinstance(error, Stopped) else "t2i: error: ")
+        f"{_level.name}: {'' if isinstance(error, Stopped) else 'error: '}"
         + message
         + (f"; {error.hint}" if error.hint else "")
     )

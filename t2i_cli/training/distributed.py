@@ -318,7 +318,7 @@ def from_first(value: T) -> T:
             content = torch.empty(int(size), dtype=torch.uint8)
         if int(size):
             dist.broadcast(content, 0)
-    told = content.numpy().tobytes()
+    told: Any = content.numpy().tobytes()
     return told if isinstance(value, bytes) else json.loads(told)
 
 
@@ -331,38 +331,38 @@ def take_over(tensors: Mapping[str, Tensor]) -> None:
         with _reaching():
             dist.broadcast(content.view(torch.uint8), 0)  # as bytes: any dtype
         with torch.no_grad():
-            tensor.copy_(content.view(tensor.shape))
+            told = content.view(tensor.shape)
+            if not torch.equal(tensor, told):  # a constant may be a view that cannot be written
+                tensor.copy_(told)
 
 
 def state_from_first(state: RunState | None) -> RunState | None:
     """The state that the first process has read, on all of them: the run folder need be on no other machine."""
     if _world.size == 1:
         return state
-    shapes = state and {
-        group: {
-            name: [str(t.dtype).removeprefix("torch."), list(t.shape), list(t.stride())]
-            for name, t in tensors.items()
+    mine: Any = None
+    if state is not None:
+        shapes = {
+            group: {
+                name: [str(t.dtype).removeprefix("torch."), list(t.shape), list(t.stride())]
+                for name, t in tensors.items()
+            }
+            for group, tensors in state.files.items()
         }
-        for group, tensors in state.files.items()
-    }
-    told = from_first(state and [state.step, state.meta, str(state.path), shapes])
+        mine = [state.step, state.meta, str(state.path), shapes]
+    told = from_first(mine)
     if told is None:
         return None
     step, meta, path, shapes = told
-    files = (
-        state.files
-        if state is not None and _world.first
-        else {
-            group: {
-                name: torch.empty_strided(shape, stride, dtype=getattr(torch, dtype))
-                for name, (dtype, shape, stride) in tensors.items()
-            }
-            for group, tensors in shapes.items()
-        }
-    )
-    for group in shapes:
-        take_over({name: files[group][name] for name in shapes[group]})
-    return RunState(step, files, meta, Path(path))
+    if state is None:
+        state = RunState(step, {group: {} for group in shapes}, meta, Path(path))
+        for group, tensors in shapes.items():
+            for name, (dtype, shape, stride) in tensors.items():
+                empty = torch.empty_strided(shape, stride, dtype=getattr(torch, dtype))
+                state.files[group][name] = empty
+    for group in shapes:  # in the order of the first process
+        take_over({name: state.files[group][name] for name in shapes[group]})
+    return state
 
 
 def same(value: str, what: str) -> None:
@@ -415,7 +415,7 @@ def _watch(me: World, over: threading.Event) -> None:
     heard, silent = 0, 0.0
     gone = ""
     try:
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
             wait_for_workers=False, timeout=timedelta(seconds=SILENCE),
         )  # fmt: skip
