@@ -1,0 +1,238 @@
+"""A function for each parser of strangers' bytes: any bytes in, nothing out; it raises where a promise is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import struct
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from t2i_cli import images, metadata, prompts
+from t2i_cli.checkpoint import load_model, read_info, save_model
+from t2i_cli.checkpoint.safetensors_file import HEADER_HASH
+from t2i_cli.data import scan
+from t2i_cli.data.tar import Ending, Member, members
+from t2i_cli.errors import InputError
+from t2i_cli.tokenizer import Tokenizer
+
+__all__ = ["TARGETS", "seeds"]
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """A refusal is one printable line with exit code 3; whatever else comes out is a failure."""
+    try:
+        yield
+    except InputError as error:
+        assert error.exit_code == 3, error
+        assert str(error).isprintable(), repr(str(error))
+        assert error.hint.isprintable(), repr(error.hint)
+
+
+@cache
+def place() -> Path:
+    """A folder of this process, in memory where there is such a place."""
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    return Path(tempfile.mkdtemp(prefix=f"t2i-fuzz-{os.getpid()}-", dir=where))
+
+
+def weights(data: bytes) -> None:
+    """A weights file's header, as it is and then with its digests made to hold; the tensors behind it are sound."""
+    whole, start = sound_weights()
+    path = place() / "fuzzed.safetensors"
+    for content in (data, signed(data) + whole[start:]):
+        path.write_bytes(content)
+        with refused():
+            read_info(path)
+            load_model(path)
+
+
+def tokenizer(data: bytes) -> None:
+    """A tokenizer file, then a few texts through it."""
+    with refused():
+        made = Tokenizer(data)
+        for text in ("a red cat", "", "\0\u202e\U0001f600 ﬁ Ⅷ"):
+            made.encode(text), made.pieces(text), made.unknown(text)
+
+
+def rows(data: bytes) -> None:
+    """metadata.jsonl and metadata.csv beside two pictures, and a caption file."""
+    folder = place() / "rows"
+    folder.mkdir(exist_ok=True)
+    for name in ("metadata.jsonl", "metadata.csv", "a.txt"):
+        for other in ("metadata.jsonl", "metadata.csv", "a.txt"):
+            (folder / other).unlink(missing_ok=True)
+        (folder / name).write_bytes(data)
+        for picture in ("a.png", "b.png"):
+            if not (folder / picture).exists():
+                (folder / picture).write_bytes(images.encode(np.zeros((3, 3, 4), np.uint8)))
+        with refused():
+            json.dumps(scan(folder).to_dict()).encode("ascii")
+
+
+def tar(data: bytes) -> None:
+    """A tar stream: every member lies inside it, the walk ends, and how it ended is the last thing told."""
+    for length in (len(data), -1):
+        found = list(members(io.BytesIO(data), 1 << 20, length))
+        assert isinstance(found[-1], Ending)
+        assert not any(isinstance(one, Ending) for one in found[:-1])
+        for one in found:
+            if isinstance(one, Member):
+                assert one.offset + one.size <= len(data), one
+
+
+def lines(data: bytes) -> None:
+    """A stream of prompts, as lines and as JSON."""
+    for request in prompts.requests(iter(data.split(b"\n"))):
+        if isinstance(request, prompts.BadLine):
+            assert str(request.error).isprintable()
+        elif request is not None:
+            assert request.prompt.strip()
+            request.prompt.encode()
+
+
+def picture(data: bytes) -> None:
+    """A picture file: its pixels, and what it says about itself."""
+    with refused():
+        found = images.read_picture(data, name="x.png", resolution=32)
+        assert found.pixels.shape[:2] == (32, 32)
+    with refused():
+        images.read_text(data, name="x.png")
+
+
+def recipe(data: bytes) -> None:
+    """The metadata of a picture that `t2i sample --from` replays."""
+    text = data.decode("utf-8", "surrogateescape")
+    with refused():
+        metadata.from_text({"t2i": text}, "x.png")
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "weights": weights,
+    "tokenizer": tokenizer,
+    "metadata": rows,
+    "tar": tar,
+    "prompts": lines,
+    "picture": picture,
+    "recipe": recipe,
+}
+
+
+# -- sound inputs, to begin from ------------------------------------------------------------------
+
+
+@cache
+def sound_weights() -> tuple[bytes, int]:
+    """A weights file and where its tensors begin."""
+    import faults
+
+    path = place() / "sound.safetensors"
+    networks = faults.tiny_networks(0)
+    states = {name: net.state_dict() for name, net in networks.named_children()}
+    save_model(path, states, faults.tiny_config(), faults.TOKENIZER, title="seed")
+    return path.read_bytes(), read_info(path).header.data_start
+
+
+def signed(header: bytes) -> bytes:
+    """A file's start whose own digest holds, where the header has room for one."""
+    text = header[8:] if len(header) > 8 else header
+    with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        table = json.loads(text)
+        table["__metadata__"][HEADER_HASH] = "0" * 64
+        text = json.dumps(table, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+    raw = struct.pack("<Q", len(text)) + text
+    pin = f'"{HEADER_HASH}":"%s"'
+    digest = hashlib.sha256(raw).hexdigest()
+    return raw.replace((pin % ("0" * 64)).encode(), (pin % digest).encode())
+
+
+@cache
+def seeds(target: str) -> list[bytes]:
+    """Sound inputs of a target."""
+    if target == "weights":
+        whole, start = sound_weights()
+        return [whole, whole[:start]]
+    if target == "tokenizer":
+        import faults
+
+        return [faults.TOKENIZER]
+    if target == "tar":
+        made: list[bytes] = []
+        for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w", format=kind) as file:
+                for name in ("a.png", "a.txt", ("d" * 60 + "/") * 2 + "n.json", "é.png"):
+                    info = tarfile.TarInfo(name)
+                    info.size = 700
+                    file.addfile(info, io.BytesIO(bytes(700)))
+                info = tarfile.TarInfo("link")
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                file.addfile(info)
+            made.append(out.getvalue())
+        return made
+    if target == "picture":
+        return list(sound_pictures().values())
+    return {
+        "metadata": [
+            b'{"file_name": "a.png", "text": "a cat"}\n{"file_name": "b.png", "captions": ["x", "y"]}\n',
+            b"file_name,text\na.png,a cat\nb.png,\"x, y\"\n",
+            "\ufeffa cat\r\nein Hund\n".encode(),
+        ],
+        "prompts": [b'{"prompt": "a cat", "seed": 7, "n": 2, "out": "x.png", "id": 3}\na dog\n\n'],
+        "recipe": [metadata.to_text(metadata.Recipe("a cat", 3, best_of=2, picked=4), 64, 64)["t2i"].encode()],
+    }[target]  # fmt: skip
+
+
+@cache
+def sound_pictures() -> dict[str, bytes]:
+    """A small picture in each format that is read, some in several kinds."""
+    from PIL import Image
+
+    chance = np.random.RandomState(0)
+    pixels = chance.randint(0, 255, (24, 31, 4)).astype(np.uint8)
+    pixels[8:16] = 90
+    rgba = Image.fromarray(pixels)
+    made: dict[str, bytes] = {}
+    for name, mode, format, more in (
+        ("png", "RGBA", "PNG", {}),
+        ("grey.png", "L", "PNG", {}),
+        ("palette.png", "P", "PNG", {"transparency": 3}),
+        ("16.png", "I;16", "PNG", {}),
+        ("webp", "RGBA", "WEBP", {"quality": 60}),
+        ("lossless.webp", "RGBA", "WEBP", {"lossless": True}),
+        ("jpg", "RGB", "JPEG", {"exif": exif()}),
+        ("progressive.jpg", "RGB", "JPEG", {"progressive": True}),
+        ("cmyk.jpg", "CMYK", "JPEG", {}),
+        ("gif", "P", "GIF", {"transparency": 0}),
+        ("bmp", "RGB", "BMP", {}),
+        ("palette.bmp", "P", "BMP", {}),
+    ):
+        out = io.BytesIO()
+        image = (
+            rgba.convert("L") if mode == "I;16" else rgba if mode != "CMYK" else rgba.convert("RGB")
+        )
+        image.convert(mode).save(out, format, **more)
+        made[name] = out.getvalue()
+    made["text.png"] = images.encode(pixels, text={"parameters": "a cat", "t2i": "{}"}, xmp="<x/>")
+    frames = [np.roll(pixels, k, 0) for k in range(3)]
+    made["animation.gif"] = images.encode_animation(frames, "gif")
+    made["animation.webp"] = images.encode_animation(frames, "webp")
+    return made
+
+
+def exif() -> bytes:
+    from PIL import Image
+
+    made = Image.Exif()
+    made[0x0112] = 6  # turned
+    return made.tobytes()
