@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
@@ -63,6 +63,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _USER_COMMENT = 0x9286
+_JPEG_ROOM = 65_000  # bytes of EXIF that a JPEG is given; a segment holds 65,533
 _IMAGE_DESCRIPTION = 0x010E
 
 
@@ -175,7 +176,7 @@ def encode(
         format: png and webp keep every pixel; jpg is flattened on the background.
         text: keyword -> text. In PNG each is a text chunk (tEXt where Latin-1 holds it, else iTXt);
             in WebP and JPEG ``parameters`` is EXIF's UserComment and ``t2i`` its ImageDescription,
-            and other keywords are dropped.
+            and other keywords are dropped; a JPEG leaves out what passes its 64 KB.
         xmp: an XMP packet.
         quality: of jpg, 1 to 100.
         background: what jpg is flattened on.
@@ -196,7 +197,10 @@ def encode(
         to_pil(pixels).save(out, "PNG", pnginfo=info, compress_level=6)
         return out.getvalue()
     extra: dict[str, bytes] = {}
-    if exif := _exif(text):
+    exif = _exif(text)
+    if format == "jpg" and len(exif) > _JPEG_ROOM:  # the recipe first, then nothing
+        exif = _exif({key: value for key, value in text.items() if key == "t2i"})
+    if exif and (format != "jpg" or len(exif) <= _JPEG_ROOM):
         extra["exif"] = exif
     if xmp:
         extra["xmp"] = _encodable(xmp).encode()
@@ -216,6 +220,7 @@ def encode_animation(
     format: Literal["gif", "webp"],
     *,
     milliseconds: int = 60,
+    text: Mapping[str, str] | None = None,
     xmp: str = "",
 ) -> bytes:
     """Frames, uint8 (h, w, 3 or 4) each, all of one shape -> the bytes of an animation that repeats for ever.
@@ -224,12 +229,15 @@ def encode_animation(
         frames: straight alpha. A GIF has no half transparency: a pixel under half opacity is clear.
         format: gif (256 colours) or webp (lossless).
         milliseconds: of each frame.
+        text: as for `encode`; in a GIF its comment is ``t2i``, and other keywords are dropped.
         xmp: an XMP packet; webp only.
     """
     first, *rest = [to_pil(_half_clear(frame) if format == "gif" else frame) for frame in frames]
     out = io.BytesIO()
     if format == "webp":
-        extra = {"xmp": _encodable(xmp).encode()} if xmp else {}
+        extra: dict[str, Any] = {"xmp": _encodable(xmp).encode()} if xmp else {}
+        if exif := _exif(text or {}):
+            extra["exif"] = exif
         first.save(
             out,
             "WEBP",
@@ -241,9 +249,11 @@ def encode_animation(
             **extra,
         )
     else:
+        comment = _encodable((text or {}).get("t2i", "")).encode()
         first.save(
-            out, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, disposal=2
-        )
+            out, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, disposal=2,
+            **({"comment": comment} if comment else {}),
+        )  # fmt: skip
     return out.getvalue()
 
 
@@ -273,6 +283,8 @@ def read_text(data: bytes, *, name: str) -> ImageText:
                 for key, value in image.text.items()
                 if key != "XML:com.adobe.xmp"
             }
+        elif image.format == "GIF" and bytes(image.info.get("comment", b"")).startswith(b"{"):
+            text["t2i"] = image.info["comment"].decode("utf-8", "replace")
         elif image.info.get("exif"):
             exif = image.getexif()
             if described := exif.get(_IMAGE_DESCRIPTION):

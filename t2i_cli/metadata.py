@@ -21,7 +21,9 @@ __all__ = ["Recipe", "from_text", "to_text", "xmp"]
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 MAX_TEXT = 1_000_000  # characters of JSON that are read
-_FORMATS = ("png", "webp", "jpg")
+MAX_ROWS = 1024  # of a sheet
+_FORMATS = ("png", "webp", "jpg", "gif")
+_KINDS = ("picture", "vary", "grid", "morph")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,14 @@ class Recipe:
     model_hash: str = ""  # hexadecimal SHA-256 of the model's tensors
     runtime: str = ""  # what computed it, such as onnxruntime-cpu
     version: str = ""  # of t2i
-    kind: str = "picture"  # picture, vary, grid, morph; only a picture can be made again
+    kind: str = "picture"  # picture, vary, grid, morph
+    # a sheet's rows: prompt, first seed, pictures, negative prompt, guidance
+    sheet: tuple[tuple[str, int, int, str, float], ...] = ()
+    to: str = ""  # the prompt that a morph goes to
+    frames: int | None = None  # of a morph, one way
+    strength: float | None = None  # of a relative: how far from its source
+    source: str = ""  # hexadecimal SHA-256 of the file that it is a relative of
+    first: int | None = None  # seed that the source's noise was looked for from
 
 
 def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
@@ -54,7 +63,9 @@ def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
         height: px, of the file.
     """
     data = {
-        name: value for name, value in dataclasses.asdict(recipe).items() if value not in (None, "")
+        name: value
+        for name, value in dataclasses.asdict(recipe).items()
+        if value not in (None, "", ())
     }
     return {"parameters": parameters(recipe, width, height), "t2i": json.dumps(data)}
 
@@ -133,11 +144,13 @@ def from_text(text: Mapping[str, str], name: str) -> Recipe:
 def _checked(name: str, value: object) -> object:
     bounds: dict[str, tuple[float, float]] = {
         "seed": (0, MAX_SEED), "picked": (0, MAX_SEED), "guidance": (0, 100), "truncation": (0, 10),
-        "best_of": (1, 1000), "scale": (1, 64),
+        "best_of": (1, 1000), "scale": (1, 64), "frames": (2, 1000), "strength": (0, 1), "first": (0, MAX_SEED),
     }  # fmt: skip
+    if name == "sheet":
+        return _rows(value)
     if name in bounds:
         low, high = bounds[name]
-        whole = name not in ("guidance", "truncation")
+        whole = name not in ("guidance", "truncation", "strength")
         if (
             isinstance(value, bool)
             or not isinstance(value, int if whole else (int, float))
@@ -148,9 +161,34 @@ def _checked(name: str, value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(f"{name} is not text")
     value.encode("utf-8")
-    if name == "format" and value not in _FORMATS:
-        raise ValueError(f"format {value[:40]}")
+    if value not in {"format": _FORMATS, "kind": _KINDS}.get(name, (value,)):
+        raise ValueError(f"{name} {value[:40]}")
     return value
+
+
+def _rows(value: object) -> tuple[tuple[Any, ...], ...]:
+    """The rows of a sheet, each checked; together they ask for no more than `MAX_ROWS` pictures."""
+    if not isinstance(value, list) or len(cast("list[Any]", value)) > MAX_ROWS:
+        raise ValueError("sheet is not a list of rows")
+    rows: list[tuple[Any, ...]] = []
+    for row in cast("list[Any]", value):
+        if not isinstance(row, list) or len(cast("list[Any]", row)) != 5:
+            raise ValueError("a sheet's row is not prompt, seed, pictures, negative, guidance")
+        prompt, seed, count, negative, guidance = cast("list[Any]", row)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_ROWS:
+            raise ValueError("pictures of a sheet's row")
+        rows.append(
+            (
+                _checked("prompt", prompt),
+                _checked("seed", seed),
+                count,
+                _checked("negative", negative),
+                _checked("guidance", guidance),
+            )
+        )
+    if sum(row[2] for row in rows) > MAX_ROWS:
+        raise ValueError("more pictures than a sheet holds")
+    return tuple(rows)
 
 
 def xmp(recipe: Recipe | None = None) -> str:

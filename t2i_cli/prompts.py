@@ -32,7 +32,18 @@ __all__ = [
 MAX_LINE = 65_536  # bytes of one line
 MAX_N = 1_000_000  # pictures of one prompt
 _OWN = frozenset(
-    {"path", "model", "width", "height", "ms", "unknown_tokens", "truncated", "shard"}
+    {
+        "path",
+        "model",
+        "width",
+        "height",
+        "ms",
+        "unknown_tokens",
+        "truncated",
+        "shard",
+        "picked",
+        "to",
+    }
 )  # of `--json`
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,7 @@ from t2i_cli.signals import interruptible
 
 if TYPE_CHECKING:
     from t2i_cli.prompts import LineReader, Request
-    from t2i_cli.sample import Failed, Made, Model, Options
+    from t2i_cli.sample import Failed, Made, Model, Options, Wish
 
 __all__ = ["SampleSettings", "perform", "quick", "settings_of"]
 
@@ -162,7 +162,7 @@ def _perform(given: SampleSettings) -> None:
         )
         if on
     ]
-    if len(modes) > 1 and modes != ["--from", "-o -"]:
+    if len(modes) > 1 and not ("--from" in modes and {*modes} <= {"--from", "--vary", "-o -"}):
         raise UsageError(f"{' and '.join(modes)} exclude each other", "give one of them")
     if given.out == "-":
         if given.json_rows:
@@ -186,14 +186,7 @@ def _perform(given: SampleSettings) -> None:
     if given.from_ is not None:
         if given.prompt or given.prompts:
             raise UsageError("--from takes its prompt from the picture", "leave the prompt out")
-        request, options, recipe = sample.from_picture(given.from_, options)
-        model = load()
-        sample.same_model(model, recipe, given.from_)
-        if recipe.runtime and recipe.runtime != model.runtime.name:
-            console.warn(
-                f"{given.from_} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1"
-            )
-        _stream(model, [request], options, given)
+        _again(load, given.from_, options, given)
         return
     source = _source(given)
     if given.grid:
@@ -222,7 +215,8 @@ def _options(given: SampleSettings) -> Options:
         if not slash or not k.isdigit() or not n.isdigit() or len(k) > 9 or len(n) > 9:
             raise UsageError(f"--shard {given.shard}: expected K/N", "for example --shard 3/16")
         shard = (int(k), int(n))
-    special = given.morph is not None or (given.grid and given.out is None)
+    again = given.from_ is not None  # what is written is as the picture says
+    special = given.morph is not None or again or (given.grid and given.out is None)
     return Options(
         out=given.out,
         n=given.n,
@@ -238,8 +232,52 @@ def _options(given: SampleSettings) -> Options:
         skip_existing=given.skip_existing,
         metadata=not given.no_metadata,
         shard=shard,
-        animation=given.morph is not None,
+        animation=given.morph is not None or again,
     )
+
+
+def _again(load: Callable[[], Model], path: str, options: Options, given: SampleSettings) -> None:
+    """--from: what is in a picture, a sheet, an animation or a relative, once more."""
+    import hashlib
+
+    from t2i_cli import sample
+    from t2i_cli.errors import InputError
+
+    recipe = sample.recipe_of(path)
+    if recipe.kind == "vary" and given.vary is None:
+        raise UsageError(
+            f"{path}: a relative of another picture, which is not in its metadata",
+            f"give that one too: t2i sample --from {path} --vary SOURCE",
+        )
+    if recipe.kind != "vary" and given.vary is not None:
+        raise UsageError(f"{path}: no relative of another picture", "leave --vary out")
+    if {"grid": not recipe.sheet, "morph": not recipe.to, "vary": not recipe.source}.get(
+        recipe.kind
+    ):
+        raise InputError(f"{path}: its metadata does not hold all that made it")
+    request, options = sample.following(recipe, options)
+    if given.vary is not None:
+        found = hashlib.sha256(sample.picture_bytes(given.vary)).hexdigest()
+        if found != recipe.source:
+            raise InputError(f"{given.vary}: not the picture that {path} is a relative of")
+    model = load()
+    sample.same_model(model, recipe, path)
+    if recipe.runtime and recipe.runtime != model.runtime.name:
+        console.warn(
+            f"{path} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1"
+        )
+    if recipe.kind == "grid":
+        _sheet(model, sample.wishes_of(recipe, options), recipe.sheet, options, given)
+    elif recipe.kind == "morph":
+        wish = options.wish(request, recipe.seed)
+        name = sample.default_out(request, options, f".{recipe.format}")
+        _animate(model, wish, recipe.to, recipe.frames or 2, name, recipe.format, options, given)
+    elif recipe.kind == "vary":
+        seeds = list(dict.fromkeys((recipe.first or 0, recipe.seed)))
+        wishes = [options.wish(request, seed) for seed in seeds]
+        _relatives(model, wishes, recipe.strength or 0.0, seeds.index(recipe.seed), options, given)
+    else:
+        _stream(model, [request], options, given)
 
 
 def _source(given: SampleSettings) -> list[Request] | LineReader:
@@ -259,6 +297,11 @@ def _source(given: SampleSettings) -> list[Request] | LineReader:
         if not stdin_is_pipe():
             raise UsageError("no prompt", 't2i sample "a red cat"')
         return prompts.open_prompts("-")
+    for word in words:
+        if word.endswith((".txt", ".jsonl")) and os.path.isfile(word):  # noqa: PTH113
+            console.warn(
+                f"{visible(word, 80)} is drawn as a prompt; for the prompts in that file: -i {visible(word, 80)}"
+            )
     return [prompts.argument(word) for word in words]
 
 
@@ -326,45 +369,59 @@ def _requests(source: list[Request] | LineReader) -> Generator[Request]:
 def _grid(
     model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import relatives, sample
+    from t2i_cli import sample
 
     wishes: list[sample.Wish] = []
-    first: Request | None = None
+    rows: list[tuple[str, int, int, str, float]] = []
     for request in _requests(source):
-        first = first or request
-        for k in range(request.n or options.n):
+        count = request.n or options.n
+        for k in range(count):
             wishes.append(
                 options.wish(
                     request,
                     (options.seed if request.seed is None else request.seed) + k * options.best_of,
                 )
             )
+            if not k:
+                wish = wishes[-1]
+                rows.append((wish.prompt, wish.seed, count, wish.negative or "", wish.guidance))
             if len(wishes) > sample.MAX_GRID:
                 raise UsageError(
                     f"a sheet holds at most {sample.MAX_GRID} pictures",
                     "make several, or single files",
                 )
-    if first is None:
+    if not wishes:
         raise PromptError("no prompt came in", "write one a line")
+    _sheet(model, wishes, tuple(rows), options, given)
+
+
+def _sheet(
+    model: Model,
+    wishes: list[Wish],
+    rows: tuple[tuple[str, int, int, str, float], ...],
+    options: Options,
+    given: SampleSettings,
+) -> None:
+    from t2i_cli import prompts, relatives, sample
+
     pictures = model.pictures(wishes)
     pixels = relatives.contact_sheet(pictures)
     kept = dataclasses.replace(
-        pictures[0].recipe, kind="grid", scale=1, format=options.format_of(options.out)
+        pictures[0].recipe,
+        kind="grid",
+        sheet=rows,
+        picked=None,
+        format=options.format_of(options.out),
     )
     sheet = sample.Picture(pixels, kept, sum(picture.unknown_tokens for picture in pictures), False)
-    _place(
-        sample.encoded(sheet, keep=options.metadata),
-        sample.default_out(first, options, "-grid.png"),
-        sheet,
-        options,
-        given,
-    )
+    name = sample.default_out(prompts.Request(wishes[0].prompt), options, "-grid.png")
+    _place(sample.encoded(sheet, keep=options.metadata), name, sheet, options, given)
 
 
 def _morph(
     model: Model, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import images, metadata, prompts, relatives, sample
+    from t2i_cli import prompts, sample
 
     requests = list(_requests(source))
     if len(requests) != 1:
@@ -384,28 +441,54 @@ def _morph(
             f"{path}: an animation is a GIF or a WebP", "write -o morph.gif, or --format webp"
         )
     wish = options.wish(requests[0], options.seed if requests[0].seed is None else requests[0].seed)
-    frames = relatives.morph(model, wish, target, given.frames)
+    _animate(model, wish, target, given.frames, path, kind, options, given)
+
+
+def _animate(
+    model: Model,
+    wish: Wish,
+    target: str,
+    count: int,
+    path: str,
+    kind: str,
+    options: Options,
+    given: SampleSettings,
+) -> None:
+    from t2i_cli import images, metadata, relatives, sample
+
+    frames = relatives.morph(model, wish, target, count)
     there_and_back = frames + frames[-2:0:-1]
-    recipe = metadata.Recipe(
-        f"{wish.prompt} -> {target}", wish.seed, model=model.title, kind="morph"
+    recipe = dataclasses.replace(
+        model.recipe(wish),
+        kind="morph",
+        to=target,
+        frames=count,
+        format=kind,
+        best_of=1,
+        picked=None,
     )
-    xmp = metadata.xmp(recipe if options.metadata else None)
-    data = images.encode_animation(there_and_back, kind, milliseconds=60, xmp=xmp)
+    height, width = frames[0].shape[:2]
+    data = images.encode_animation(
+        there_and_back,
+        cast("Any", kind),
+        milliseconds=60,
+        text=metadata.to_text(recipe, width, height) if options.metadata else None,
+        xmp=metadata.xmp(recipe if options.metadata else None),
+    )
     _place(data, path, sample.Picture(frames[0], recipe, 0, False), options, given)
 
 
 def _vary(
     load: Any, source: list[Request] | LineReader, options: Options, given: SampleSettings
 ) -> None:
-    from t2i_cli import images, prompts, relatives, sample
+    from t2i_cli import prompts, sample
     from t2i_cli.errors import InputError
 
     path = cast("str", given.vary)
-    pixels = images.decode(sample.picture_bytes(path), name=path)
     requests = list(_requests(source))
     if not requests:
         try:
-            requests = [prompts.argument(sample.from_picture(path, options)[0].prompt)]
+            requests = [prompts.argument(sample.recipe_of(path).prompt)]
         except InputError:
             raise UsageError(
                 f"--vary {path}: say what it shows", f't2i sample "a red cat" --vary {path}'
@@ -414,10 +497,28 @@ def _vary(
         raise UsageError("--vary takes one prompt", f't2i sample "a red cat" --vary {path}')
     if not 0 <= given.strength <= 1:
         raise UsageError(f"--strength {given.strength}: out of range", "use 0 to 1")
-    model = load()
     wishes = [options.wish(requests[0], options.seed + k) for k in range(options.n)]
+    _relatives(load(), wishes, given.strength, 0, options, given)
+
+
+def _relatives(
+    model: Model,
+    wishes: list[Wish],
+    strength: float,
+    start: int,
+    options: Options,
+    given: SampleSettings,
+) -> None:
+    """The relatives of --vary from the ``start``-th wish on; the first wish is where the inversion begins."""
+    import hashlib
+
+    from t2i_cli import images, relatives, sample
+
+    path = cast("str", given.vary)
+    data = sample.picture_bytes(path)
+    pixels = images.decode(data, name=path)
     with console.progress("inverting", "steps") as update:
-        pictures = relatives.vary(model, pixels, wishes, strength=given.strength, progress=update)
+        pictures = relatives.vary(model, pixels, wishes, strength=strength, progress=update)[start:]
     if options.one_path() and len(pictures) > 1:
         raise UsageError(
             f"-o {options.out} is one file, and several pictures were asked for",
@@ -425,8 +526,14 @@ def _vary(
         )
     from t2i_cli.naming import Fields
 
-    for k, picture in enumerate(pictures):
-        recipe = picture.recipe
+    made_of = {
+        "strength": float(strength),
+        "source": hashlib.sha256(data).hexdigest(),
+        "first": wishes[0].seed,
+    }
+    for k, found in enumerate(pictures):
+        recipe = dataclasses.replace(found.recipe, **made_of)
+        picture = dataclasses.replace(found, recipe=recipe)
         name = (
             "-"
             if options.out == "-"

@@ -47,8 +47,10 @@ __all__ = [
     "Skipped",
     "colour",
     "draw",
-    "from_picture",
+    "following",
     "load",
+    "recipe_of",
+    "wishes_of",
 ]
 
 Format = Literal["png", "webp", "jpg"]
@@ -223,7 +225,14 @@ class Model:
         return null + np.float32(wish.guidance) * (text.style - null)
 
     def _finish(self, wish: Wish, image: np.ndarray, text: Text, best: int) -> Picture:
-        recipe = Recipe(
+        recipe = self.recipe(wish, best)
+        return Picture(
+            finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut
+        )
+
+    def recipe(self, wish: Wish, best: int = 0) -> Recipe:
+        """What makes a wish's picture again; with best_of the ``best``-th seed was kept."""
+        return Recipe(
             prompt=wish.prompt,
             seed=wish.seed,
             negative=wish.negative,
@@ -238,9 +247,6 @@ class Model:
             model_hash=self.runtime.hash,
             runtime=self.runtime.name,
             version=t2i_cli.__version__,
-        )
-        return Picture(
-            finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut
         )
 
 
@@ -467,6 +473,8 @@ class Made:
             row["picked"] = recipe.picked
         if recipe.negative:
             row["negative"] = recipe.negative
+        if recipe.to:
+            row["to"] = recipe.to
         if self.id is not None:
             row["id"] = self.id
         if self.picture.cut:
@@ -724,24 +732,36 @@ def picture_bytes(path: str) -> bytes:
         ) from None
 
 
-def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]:
-    """What makes a picture again: its request and options, from the recipe inside it.
-
-    Args:
-        path: a picture that `t2i sample` made.
-        options: where to write; what decides the picture is replaced.
+def recipe_of(path: str) -> Recipe:
+    """The recipe inside a picture, sheet or animation that `t2i sample` made.
 
     Raises:
-        InputError: it cannot be read, or holds no recipe that can be followed.
+        InputError: it cannot be read, or holds no recipe.
     """
     from t2i_cli import images
 
-    data = picture_bytes(path)
-    recipe = metadata.from_text(images.read_text(data, name=path).text, path)
-    if recipe.kind != "picture":
-        raise InputError(
-            f"{path}: a {recipe.kind} cannot be made again from its metadata",
-            "give a single picture",
+    return metadata.from_text(images.read_text(picture_bytes(path), name=path).text, path)
+
+
+def following(recipe: Recipe, options: Options) -> tuple[Request, Options]:
+    """What makes a picture again: its request and options.
+
+    Args:
+        recipe: of the picture.
+        options: where to write; what decides the picture is replaced.
+
+    Raises:
+        UsageError: the file to write ends in another format than the picture's.
+    """
+    moving = recipe.kind == "morph"
+    if (
+        moving
+        and options.out not in (None, "-")
+        and not options._text.endswith("." + recipe.format)
+    ):
+        raise UsageError(
+            f"-o {options.out}: the animation is a {recipe.format}",
+            f"write -o again.{recipe.format}",
         )
     again = replace(
         options,
@@ -753,9 +773,20 @@ def from_picture(path: str, options: Options) -> tuple[Request, Options, Recipe]
         best_of=recipe.best_of,
         scale=recipe.scale,
         background=recipe.background,
-        format=recipe.format,
+        format=None if moving else recipe.format,
+        animation=moving,
     )
-    return Request(recipe.prompt, seed=recipe.seed), again, recipe
+    return Request(recipe.prompt, seed=recipe.seed), again
+
+
+def wishes_of(recipe: Recipe, options: Options) -> list[Wish]:
+    """The pictures of a sheet, from its recipe and the options that `following` gives."""
+    wishes: list[Wish] = []
+    for prompt, seed, count, negative, guidance in recipe.sheet:
+        as_then = replace(options, guidance=guidance)
+        request = Request(prompt, negative=negative)
+        wishes += [as_then.wish(request, seed + k * recipe.best_of) for k in range(count)]
+    return wishes
 
 
 def same_model(model: Model, recipe: Recipe, name: str) -> None:

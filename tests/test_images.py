@@ -353,6 +353,15 @@ class TestEncode:
     def test_without_text_there_is_none(self):
         assert images.read_text(images.encode(gradient()), name="x").text == {}
 
+    def test_what_a_jpeg_has_no_room_for_is_left_out(self):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        for text, kept in (
+            ({"t2i": "a" * 40_000, "parameters": "b" * 40_000}, {"t2i"}),
+            ({"t2i": "a" * 70_000}, set()),
+        ):
+            found = images.read_text(images.encode(pixels, "jpg", text=text), name="x").text
+            assert set(found) == kept
+
     def test_lone_surrogates_do_not_stop_a_save(self):
         data = images.encode(gradient(), text={"parameters": "a \ud800 cat"})
         assert images.read_text(data, name="x").text == {"parameters": "a ? cat"}

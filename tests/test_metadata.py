@@ -25,7 +25,17 @@ FULL = Recipe(
 )
 
 
-@pytest.mark.parametrize("recipe", [FULL, Recipe("a", 0), Recipe("a\nSteps: 9\x1b[31m\0", 1)])
+SHEET = Recipe(
+    "a", 3, kind="grid", best_of=2, sheet=(("a", 3, 2, "", 1.0), ("ü\n", 2**62, 1, "b", 1.5))
+)
+MORPH = Recipe("a", 3, kind="morph", to="b", frames=24)
+RELATIVE = Recipe("a", 3, kind="vary", strength=0.0, source="ab" * 32, first=0)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [FULL, Recipe("a", 0), Recipe("a\nSteps: 9\x1b[31m\0", 1), SHEET, MORPH, RELATIVE],
+)
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_a_recipe_travels_in_every_format(recipe, format):
     pixels = np.full((8, 8, 4), 200, np.uint8)
@@ -66,6 +76,10 @@ def test_no_metadata_still_says_generated():
     "raw",
     [None, "", "[]", "{", '{"prompt": "a"}', '{"prompt": 1, "seed": 1}', '{"prompt": "a", "seed": -1}',
      '{"prompt": "a", "seed": 1, "guidance": NaN}', '{"prompt": "a", "seed": 1, "scale": 1000000}',
+     '{"prompt": "a", "seed": 1, "kind": "x"}', '{"prompt": "a", "seed": 1, "frames": 1000000}',
+     '{"prompt": "a", "seed": 1, "sheet": 1}', '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, ""]]}',
+     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000000, "", 1]]}',
+     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000, "", 1], ["a", 1, 1000, "", 1]]}',
      '{"prompt": "a", "seed": 1, "format": "exe"}', '{"prompt": "\\ud800", "seed": 1}', "[" * 100_000],
 )  # fmt: skip
 def test_hostile_metadata_is_refused(raw):

@@ -31,9 +31,10 @@ from t2i_cli.sample import (
     Wish,
     colour,
     draw,
-    from_picture,
+    following,
     load,
     outcome,
+    recipe_of,
     same_model,
 )
 from tests.toy_weights import save_toy
@@ -314,7 +315,8 @@ def test_from_makes_the_same_bytes(model, tmp_path, format):
     (made,) = events(
         model, [Request("a 'red' ball 🎈", seed=41)], out=f"{tmp_path}/x.{format}", **asked
     )
-    request, options, recipe = from_picture(made.path, Options(out=f"{tmp_path}/again.{format}"))
+    recipe = recipe_of(made.path)
+    request, options = following(recipe, Options(out=f"{tmp_path}/again.{format}"))
     same_model(model, recipe, "x")
     (again,) = list(draw(model, [request], options))
     assert Path(made.path).read_bytes() == Path(again.path).read_bytes()
@@ -322,14 +324,14 @@ def test_from_makes_the_same_bytes(model, tmp_path, format):
 
 def test_from_refuses_another_model_and_other_pictures(model, tmp_path):
     (made,) = events(model, [Request("blue")], out=f"{tmp_path}/x.png")
-    recipe = from_picture(made.path, Options())[2]
+    recipe = recipe_of(made.path)
     other = load(save_toy(tmp_path / "other.safetensors", seed=1), "cpu")
     with pytest.raises(WeightsError, match="made by"):
         same_model(other, recipe, "x.png")
     events(model, [Request("blue")], out=f"{tmp_path}/bare.png", metadata=False)
     for bad in ("bare.png", "none.png", "other.safetensors"):
         with pytest.raises(InputError):
-            from_picture(f"{tmp_path}/{bad}", Options())
+            recipe_of(f"{tmp_path}/{bad}")
 
 
 def test_no_metadata_keeps_prompt_and_seed_out(model, tmp_path):
@@ -463,6 +465,52 @@ def test_replay_from_the_command(t2i, tmp_path):
     t2i("a red ball", "--seed", "9", "-o", "x.png")
     assert t2i("--from", "x.png", "-o", "y.png").stdout == "y.png\n"
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+def test_a_sheet_is_made_again(t2i, tmp_path, ending):
+    rows = [{"prompt": "a red ball", "n": 2}, {"prompt": "blue", "seed": 7, "negative": "a bar"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ("--grid", "--best-of", "2", "--scale", "2", "--background", "teal")
+    assert t2i("-i", "rows.jsonl", *asked, "-o", f"x.{ending}").returncode == 0
+    done = t2i("--from", f"x.{ending}", "-o", f"y.{ending}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"y.{ending}\n", "")
+    assert (tmp_path / f"x.{ending}").read_bytes() == (tmp_path / f"y.{ending}").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp"])
+def test_an_animation_is_made_again(t2i, tmp_path, ending):
+    asked = ("--frames", "3", "--seed", "5", "--truncation", "0.9", "--negative", "a bar")
+    assert t2i("a red ball", "--morph", "blue", *asked, "-o", f"x.{ending}").returncode == 0
+    done = t2i("--from", f"x.{ending}", "-o", f"y.{ending}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"y.{ending}\n", "")
+    assert (tmp_path / f"x.{ending}").read_bytes() == (tmp_path / f"y.{ending}").read_bytes()
+    assert t2i("--from", f"x.{ending}", "-o", "y.png").returncode == 2
+    assert t2i("a", "--morph", "b", "--no-metadata", "--frames", "2", "-o", f"z.{ending}").stdout
+    assert "t2i" not in images.read_text((tmp_path / f"z.{ending}").read_bytes(), name="z").text
+
+
+def test_a_relative_is_made_again_from_its_source(t2i, tmp_path):
+    assert t2i("a red ball", "-o", "source.png").returncode == 0
+    asked = ("--strength", "0.5", "-n", "2", "--seed", "3", "-o", "r{seed}.png")
+    assert t2i("--vary", "source.png", *asked).stdout == "r3.png\nr4.png\n"
+    alone = t2i("--from", "r4.png", "-o", "again.png")
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert "--vary SOURCE" in alone.stderr
+    other = t2i("--from", "r4.png", "--vary", "r3.png", "-o", "again.png")
+    assert (other.returncode, other.stdout) == (3, "")
+    assert t2i("--from", "source.png", "--vary", "r3.png", "-o", "again.png").returncode == 2
+    done = t2i("--from", "r4.png", "--vary", "source.png", "-o", "again.png")
+    assert (done.returncode, done.stdout) == (0, "again.png\n")
+    assert (tmp_path / "r4.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_a_prompt_that_names_a_file_of_prompts_is_told(t2i, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ball\nblue\n")
+    done = t2i("-f", "prompts.txt", "-o", "x.png")
+    assert (done.returncode, done.stdout) == (0, "x.png\n")
+    assert "-i prompts.txt" in done.stderr
+    assert t2i("-f", "missing.txt", "-o", "x.png").stderr == ""
 
 
 def test_a_reader_that_goes_loses_no_picture(weights, tmp_path):
