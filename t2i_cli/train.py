@@ -65,7 +65,8 @@ FREE_TO_CHANGE = (
     "sample_every",
     "report_every",
 )  # settings that do not change what is learned
-ANNOUNCED = ("prompts", "precision used", "torch")  # changes that a resumed run tells and bears
+# changes that a resumed run tells and bears; all processes hold all that is saved, so any number of them can go on
+ANNOUNCED = ("prompts", "precision used", "torch", "processes")
 SKIPS_BEFORE_GOING_BACK = 3  # steps in a row that were not finite
 MOST_RETURNS = 3  # to the last good state, before the run ends
 GRID = 24  # pictures in a sample grid
@@ -160,6 +161,7 @@ class _Position:
     images_before: int = 0  # of these, before this stage
     skipped: int = 0  # steps left out so far because a number was not finite
     returns: int = 0  # to the last good state
+    pairs: list[int] = field(default_factory=list[int])  # steps that made those to distill from
     best: float = -math.inf
     sums: dict[str, list[float]] = field(
         default_factory=dict[str, list[float]]
@@ -177,7 +179,7 @@ class _Run:
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
-        config = _resolved(settings.config, device, warm=settings.init is not None)
+        config = _resolved(settings.config, device, settings.init)
         self.config = dataclasses.replace(config, **distributed.from_first(config.to_dict()))
         self.out = settings.out
         self.at = _Position()
@@ -222,8 +224,8 @@ class _Run:
 
     def look_seconds(self) -> float:
         """About how long a look will take, from the speed of the last steps: three passes each in flow, more later."""
-        passes = (HELD_OUT + 48 + GRID) * (
-            2 * LOOK_STEPS / 3 if self.at.stage == "flow" else 1 / 12
+        passes = (HELD_OUT + 48 + GRID) * {"flow": 2 * LOOK_STEPS / 3, "distill": 1 / 3}.get(
+            self.at.stage, 1 / 12
         )
         return (
             passes
@@ -235,14 +237,18 @@ class _Run:
         return getattr(self.config, stage) / sum(getattr(self.config, name) for name in self.stages)
 
     def stage_steps(self, stage: str) -> int:
-        """Steps of a stage where steps rule; the last stage takes what rounding left."""
-        if stage == self.stages[-1]:
-            return self.config.steps - sum(self.stage_steps(name) for name in self.stages[:-1])
-        return round(self.config.steps * self.share(stage))
+        """Steps of a stage where steps rule: those of all stages together are the run's."""
+        before = sum(self.share(name) for name in self.stages[: self.stages.index(stage)])
+        start, end = (
+            round(self.config.steps * min(done, 1.0))
+            for done in (before, before + self.share(stage))
+        )
+        return end - start
 
     def stage_progress(self) -> float:
         if self.config.steps:
-            return min(1.0, self.at.stage_step / max(self.stage_steps(self.at.stage), 1))
+            steps = self.stage_steps(self.at.stage)
+            return min(1.0, self.at.stage_step / steps) if steps else 1.0
         return min(1.0, self.at.stage_seconds / (self.config.time * self.share(self.at.stage)))
 
     def progress(self) -> float:
@@ -257,15 +263,26 @@ class _Run:
         )
 
 
-def _resolved(config: TrainConfig, device: torch.device, *, warm: bool) -> TrainConfig:
-    """The config with what was left to the machine decided; weights to start from take the place of the warm-up."""
+def _resolved(config: TrainConfig, device: torch.device, init: Path | None) -> TrainConfig:
+    """The config with what was left to the machine decided; weights to start from take the place of the warm-up.
+
+    Only a flow can be distilled: the run's own, or one that it starts from.
+    """
+    ahead = config.distill + config.adversarial > 0
+    flow = 0.0 if init is not None and ahead else config.flow
+    many_steps_first = flow > 0 or (init is not None and _is_flow(init))
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
-        flow=0.0 if warm and config.adversarial else config.flow,
+        flow=flow,
+        distill=config.distill if many_steps_first else 0.0,
         batch_size=batch_size,
         contrastive_batch_size=config.contrastive_batch_size or 2 * batch_size,
     )
+
+
+def _is_flow(init: Path) -> bool:
+    return checkpoint.read_info(init).metadata.get("t2i.stage") == "flow"
 
 
 def plan(settings: TrainSettings) -> dict[str, Any]:
@@ -454,6 +471,7 @@ def _train(run: _Run) -> Iterator[Event]:
             for row in _log_rows(run.out / "log.jsonl"):
                 run.advice += run.doctor.feed(row)
         yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
+        yield from _draw_pairs_again(run)
     counts = run.learner.networks.parameter_count()
     yield Message(
         f"{run.config.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
@@ -676,6 +694,7 @@ def _given(run: _Run) -> dict[str, Any]:
             "torch."
         ),
         "torch": torch.__version__,
+        "processes": distributed.world().size,
     }
 
 
@@ -712,11 +731,6 @@ def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
         yield Message(
             f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ"
         )
-    if processes is not None:  # all of them held all that is saved, so any number of them can go on
-        was, is_now = processes
-        yield Message(
-            f"processes: {was} -> {is_now}; data and batches stay the same, the last bits will differ"
-        )
 
 
 def _short(value: object) -> str:
@@ -744,6 +758,20 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
     run.saved = run.at.step
 
 
+def _draw_pairs_again(run: _Run) -> Iterator[Event]:
+    """The pairs that a run had when it was saved: they are not part of its state, they follow from it."""
+    made, pairs = run.at.pairs, run.learner.pairs
+    if run.at.stage != "distill" or made == pairs.positions:
+        return
+    size = run.batch_size()
+    yield Message(f"drawing {len(made) * size:,} pictures again to learn from")
+    pairs.clear()
+    for position in made:
+        run.learner.make_pairs(position, run.batches.get("distill", position, size))
+        if run.settings.stop:
+            raise Stopped(run.settings.stop.signum, "stopped; nothing was trained since the save")
+
+
 # -- steps ----------------------------------------------------------------------------------------
 
 
@@ -762,6 +790,7 @@ def _stage(run: _Run) -> Iterator[Event]:
         at.step, at.stage_step = at.step + 1, at.stage_step + 1
         run.tick()
         at.images, at.images_before = run.learner.images, run.learner.images_before
+        at.pairs = run.learner.pairs.positions
         run.speed = [*run.speed[-49:], (taken, size)]
         for name, value in distributed.mean(result.figures).items():
             number = float(value)
@@ -816,6 +845,7 @@ def _go_back(run: _Run) -> Iterator[Event]:
         )
     skipped = run.at.skipped
     _restore(run, state)
+    yield from _draw_pairs_again(run)
     run.at.returns, run.at.skipped = returns, skipped
     run.at.sums.clear()
     yield Message(

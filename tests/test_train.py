@@ -157,7 +157,7 @@ def test_sigusr1_saves_and_carries_on(folder: Path, tmp_path: Path) -> None:
 def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_path: Path) -> None:
     told = ends(settings(folder, tmp_path / "run"))
     stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert stages == ["tokenizer", "contrastive", "flow", "adversarial"]
+    assert stages == ["tokenizer", "contrastive", "flow", "distill", "adversarial"]
     loaded = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
     assert loaded.config.resolution == 32
     assert list((tmp_path / "run" / "samples").glob("*.png"))
@@ -169,6 +169,7 @@ def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_p
     assert {
         "contrastive_loss",
         "flow_loss",
+        "distill_loss",
         "d_loss",
         "g_loss",
         "r1",
@@ -181,7 +182,7 @@ def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_p
     } <= keys
 
 
-@pytest.mark.parametrize("off", ["contrastive", "flow", "adversarial"])
+@pytest.mark.parametrize("off", ["contrastive", "flow", "distill", "adversarial"])
 def test_a_stage_can_be_turned_off(off: str, folder: Path, tmp_path: Path) -> None:
     told = ends(settings(folder, tmp_path / "run", config={off: 0.0, "steps": 4}))
     assert off not in [event.stage for event in told if isinstance(event, events.StageStarted)]
@@ -239,6 +240,32 @@ def test_init_starts_from_weights_and_skips_the_warm_up(folder: Path, tmp_path: 
         assert torch.allclose(tensor.float(), trained[name].float(), atol=1e-3)
     with pytest.raises(UsageError, match="asks for 64"):
         ends(settings(folder, tmp_path / "c", init=given, config={"resolution": 64}))
+
+
+def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path) -> None:
+    ends(settings(folder, tmp_path / "a", config={"steps": 4, "distill": 0.0, "adversarial": 0.0}))
+    given = tmp_path / "a" / "model.safetensors"
+    told = ends(
+        settings(folder, tmp_path / "b", init=given, config={"steps": 4, "contrastive": 0.0})
+    )
+    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
+    assert stages == ["tokenizer", "distill", "adversarial"]
+
+
+def test_a_run_stopped_while_it_distills_draws_its_pairs_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = {"steps": 8, "contrastive": 0.0, "flow": 0.25, "distill": 0.75, "adversarial": 0.0}
+    ends(settings(folder, tmp_path / "whole", config=config))
+    with pytest.MonkeyPatch.context() as patch:
+        stop = StopAt(patch, 6).request
+        with pytest.raises(Stopped):
+            ends(settings(folder, tmp_path / "run", stop=stop, config=config))
+    told = ends(settings(folder, tmp_path / "run", resume=True, config=config))
+    assert any(
+        isinstance(event, events.Message) and "pictures again" in event.text for event in told
+    )
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
@@ -299,7 +326,7 @@ def test_plan_writes_nothing(folder: Path, tmp_path: Path) -> None:
     told = plan(settings(folder, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     assert told["pictures"] + told["held_out"] == 16
-    assert set(told["stages"]) == {"contrastive", "flow", "adversarial"}
+    assert set(told["stages"]) == {"contrastive", "flow", "distill", "adversarial"}
     assert told["seconds"] > 0
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 __all__ = [
     "contrastive_loss",
+    "distill_loss",
     "exact_penalty",
     "finite_penalty",
     "flow_loss",
@@ -85,6 +86,16 @@ def flow_loss(denoised: Tensor, images: Tensor, level: Tensor) -> Tensor:
     """
     s = level.clamp(min=SMALLEST_LEVEL)[:, None, None, None]
     return ((denoised - images) / s).square().mean()
+
+
+def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:
+    """Squared error of a picture drawn in one step against a sampler's of the same noise (Luhman & Luhman 2021).
+
+    Args:
+        drawn: fp32 (b, c, h, w).
+        target: fp32 (b, c, h, w) in [-1, 1].
+    """
+    return (drawn - target).square().mean()
 
 
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

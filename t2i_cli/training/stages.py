@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from t2i_cli.config import TrainConfig
-from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, one_step
+from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, many_steps, one_step
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.augment import augment, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ema_decay, ema_update
+from t2i_cli.training.pairs import Pairs
 
 __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
 
-STAGES = ("contrastive", "flow", "adversarial")
+STAGES = ("contrastive", "flow", "distill", "adversarial")
 MEASURE_EVERY = 4  # steps between two looks at how far a step moves the weights
 SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
 MAX_NORM = 1.0  # of the gradient in the contrastive and flow stages
@@ -59,7 +60,8 @@ class Learner:
         self.average: Generator = copy.deepcopy(networks.generator).requires_grad_(
             requires_grad=False
         )
-        self.anchor: Generator | None = None  # the generator as the flow left it
+        self.anchor: Generator | None = None  # the averaged generator as the stage before left it
+        self.pairs = Pairs(config.distill_pairs)
         self.device = next(networks.parameters()).device
         self.gamma = config.gamma or default_gamma(networks.config.resolution)
         self.warm = (
@@ -85,6 +87,9 @@ class Learner:
                 _groups(pair), lr=config.contrastive_lr, **{**flow, "weight_decay": 0.1}
             ),
             "flow": torch.optim.AdamW(networks.generator.parameters(), lr=config.flow_lr, **flow),
+            "distill": torch.optim.AdamW(
+                networks.generator.parameters(), lr=config.flow_lr, **flow
+            ),
             "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
             "discriminator": torch.optim.Adam(networks.discriminator.parameters(), **adversarial),
         }
@@ -96,13 +101,19 @@ class Learner:
         self.images_before = self.images
         if stage == "flow":
             self.start_average()
+        if stage == "distill":
+            ema_update(self.networks.generator, self.average, 0.0)
+            self.keep_anchor()
         if stage == "adversarial":
+            # the flow knows clean pictures on its way down; what was distilled from it knows only noise
+            looks = self.anchor or self.networks.generator
             if self.warm or self.images:
                 ema_update(self.networks.generator, self.average, 0.0)
                 self.keep_anchor()
             with torch.no_grad():
                 null = self.null(1).text_features
-            self.networks.discriminator.start_from(self.networks.generator, null)
+            self.networks.discriminator.start_from(looks, null)
+            self.pairs.clear()
 
     def start_average(self) -> None:
         """Let the average begin at the generator's weights: for a run that starts from given ones."""
@@ -110,7 +121,7 @@ class Learner:
         ema_update(self.average, self.networks.generator, 0.0)
 
     def keep_anchor(self) -> None:
-        """Remember the averaged generator as the one that the adversarial stage is pulled towards."""
+        """Remember the averaged generator: the one to distill, or that the adversarial stage is pulled towards."""
         self.anchor = copy.deepcopy(self.average)
 
     @torch.no_grad()
@@ -125,7 +136,7 @@ class Learner:
         """One step of a stage.
 
         Args:
-            stage: contrastive, flow or adversarial.
+            stage: one of `STAGES`.
             batch: what to learn from.
             position: number of the step, which fixes its noise.
             progress: of the stage, 0 to 1, for the schedules.
@@ -138,6 +149,8 @@ class Learner:
             return self._contrastive(batch, progress, random)
         if stage == "flow":
             return self._flow(batch, progress, random)
+        if stage == "distill":
+            return self._distill(batch, position, progress, random)
         return self._adversarial(batch, progress, random)
 
     def _contrastive(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
@@ -211,6 +224,63 @@ class Learner:
             return StepResult({"flow_loss": math.nan}, skipped=True)
         self._averaged(len(batch.text))
         return StepResult({"flow_loss": loss.detach(), **found})
+
+    def _distill(
+        self, batch: Batch, position: int, progress: float, random: torch.Generator
+    ) -> StepResult:
+        """One step learns the flow's guided pictures by heart of their noise: Luhman & Luhman 2021, equation 5.
+
+        The first half of the stage makes pairs of its batches' captions while there is room; all of it learns.
+        """
+        networks, optimizer = self.networks, self.optimizers["distill"]
+        _set_lr(
+            optimizer, self.config.flow_lr * self.config.lr * _warm_cosine(progress, 0.02, 0.05)
+        )
+        size = len(batch.text)
+        room = not self.pairs or (progress < 0.5 and self.pairs.room_for(size))
+        if room and not self.make_pairs(position, batch):
+            return StepResult({"distill_loss": math.nan}, skipped=True)
+        chunk = self.pairs.pick(random)
+        text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+        drawn = one_step(networks.generator, noise, text)
+        loss = losses.distill_loss(drawn, chunk.images())
+        found = self._descend(optimizer, loss, MAX_NORM)
+        if found is None:
+            return StepResult({"distill_loss": math.nan}, skipped=True)
+        self._averaged(size)
+        pairs = float(len(self.pairs) * size)
+        return StepResult({"distill_loss": loss.detach(), "pairs": pairs, **found})
+
+    @torch.no_grad()
+    def make_pairs(self, position: int, batch: Batch) -> bool:
+        """Draw a batch's captions along the flow, with guidance, and keep the pictures: they follow from the position.
+
+        Args:
+            position: number of the step.
+            batch: of that step.
+
+        Returns:
+            False where a number was not finite; nothing is kept then.
+        """
+        assert self.anchor is not None
+        text, noise = self._told(position, batch.tokens, batch.mask, batch.images.shape)
+        config, null = self.config, self.null(len(noise))
+        images = many_steps(
+            self.anchor, noise, text, null, config.distill_steps, config.distill_guidance
+        )
+        finite = math.isfinite(distributed.mean({"largest": images.abs().amax()})["largest"])
+        if finite:
+            self.pairs.add(position, batch, images)
+        return finite
+
+    def _told(
+        self, position: int, tokens: Tensor, mask: Tensor, shape: torch.Size
+    ) -> tuple[TextEncoding, Tensor]:
+        """The texts, some left out, and the noise of the pairs that a step made."""
+        random = torch.Generator(self.device).manual_seed(
+            seed_for(self.config.seed, "pairs", "noise", position)
+        )
+        return self._dropped(self.encode(tokens, mask), random), _normal(shape, random)
 
     def _adversarial(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         config, networks = self.config, self.networks

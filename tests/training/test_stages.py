@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t2i_cli.config import TrainConfig
-from t2i_cli.models import one_step
+from t2i_cli.models import many_steps, one_step
 from t2i_cli.training.batches import Batch, Batches
 from t2i_cli.training.ema import ema_decay, ema_update
 from t2i_cli.training.stages import Learner
@@ -71,6 +71,63 @@ def test_one_batch_is_overfitted_through_every_stage() -> None:
     run(learner, batch, "adversarial", 40)
     assert distance(learner, batch) < 0.4 * before  # one step, still the right pictures
     assert fit(learner, batch) > 0.5
+
+
+def test_one_step_learns_what_the_flow_draws_in_many() -> None:
+    learner, batches = toy_learner(
+        TrainConfig(**PLAIN, flow_lr=3e-3, distill_steps=3, distill_pairs=32)
+    )
+    batch = one_batch(batches)
+    run(learner, batch, "flow", 60)
+    rows = run(learner, batch, "distill", 150)
+    assert [row["pairs"] for row in rows[:3]] == [16, 32, 32]  # no more than were asked for
+    assert rows[-1]["distill_loss"] < 0.5 * rows[0]["distill_loss"]
+    chunk = learner.pairs.pick(torch.Generator().manual_seed(0))
+    text, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+    with torch.no_grad():
+        assert learner.anchor is not None
+        many = many_steps(learner.anchor, noise, text, learner.null(16), 3, 2.5).clamp(-1, 1)
+        blurred = one_step(learner.anchor, noise, text)
+        once = one_step(learner.average, noise, text)
+    assert (many - chunk.images()).abs().max() <= 0.0041  # half a pixel value
+    nearer = (once - many).square().mean() / (blurred - many).square().mean()
+    assert nearer < 0.5
+
+
+def test_pairs_are_drawn_again_from_their_positions_alone() -> None:
+    config = TrainConfig(**{**PLAIN, "caption_dropout": 0.5}, distill_steps=2)
+    learner, batches = toy_learner(config)
+    batch = one_batch(batches)
+    run(learner, batch, "flow", 3)
+    learner.begin("distill")
+    assert learner.make_pairs(4, batch)
+    assert learner.make_pairs(9, batch)
+    first = learner.pairs.pick(torch.Generator().manual_seed(0))
+    assert learner.pairs.positions == [4, 9]
+    other, _ = toy_learner(config)
+    other.load_tensors(learner.tensors("distill"))
+    other.make_pairs(first.position, batch)
+    again = other.pairs.pick(torch.Generator())
+    assert torch.equal(first.pictures, again.pictures)
+    learner.begin("adversarial")
+    assert len(learner.pairs) == 0
+
+
+def test_a_teacher_that_is_not_finite_teaches_nothing() -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN, distill_steps=2))
+    batch = one_batch(batches)
+    run(learner, batch, "flow", 2)
+    learner.begin("distill")
+    assert learner.anchor is not None
+    with torch.no_grad():
+        next(learner.anchor.parameters()).fill_(math.nan)
+    before = [p.clone() for p in learner.networks.generator.parameters()]
+    assert learner.step("distill", batch, 0, 0.1).skipped
+    assert len(learner.pairs) == 0
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, learner.networks.generator.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

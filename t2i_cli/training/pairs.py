@@ -1,0 +1,65 @@
+"""Noise and the picture that a many-step sampler makes of it: what one step is taught to do at once.
+
+Of a chunk of pairs only the pictures (uint8) and the captions are kept: its noise comes again from the seed of the step
+that made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2i_cli.training.batches import Batch
+
+__all__ = ["Chunk", "Pairs"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The pairs that one step made."""
+
+    position: int  # number of the step: the seed of the noise, and of which captions were left out
+    tokens: Tensor  # int64 (b, t)
+    mask: Tensor  # bool (b, t)
+    pictures: Tensor  # uint8 (b, c, h, w)
+
+    def images(self) -> Tensor:
+        """The pictures, fp32 (b, c, h, w) in [-1, 1]."""
+        return self.pictures.float().mul_(2 / 255).sub_(1)
+
+
+class Pairs:
+    """The chunks made so far, no more than hold `capacity` pairs."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._chunks: list[Chunk] = []
+
+    def __len__(self) -> int:
+        """How many chunks there are."""
+        return len(self._chunks)
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the steps that made them, in order: with a run's seed and data, all that is needed to make them again."""
+        return [chunk.position for chunk in self._chunks]
+
+    def room_for(self, size: int) -> bool:
+        """Whether another chunk may be made, where each has `size` pairs."""
+        return (len(self) + 1) * size <= self.capacity
+
+    def add(self, position: int, batch: Batch, images: Tensor) -> None:
+        """Keep what was made of a batch's captions: fp32 (b, c, h, w), clipped to [-1, 1]."""
+        pictures = images.clamp(-1, 1).add_(1).mul_(255 / 2).round_().to(torch.uint8)
+        self._chunks.append(Chunk(position, batch.tokens, batch.mask, pictures))
+
+    def pick(self, random: torch.Generator) -> Chunk:
+        """One of the chunks, each as likely."""
+        at = torch.randint(len(self), (1,), device=random.device, generator=random)
+        return self._chunks[int(at)]
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._chunks.clear()
