@@ -1,8 +1,8 @@
 """`t2i train`: a folder of captioned pictures -> a run folder with a model that makes more of them.
 
 Enters: `TrainSettings`. Leaves: events (`t2i_cli.training.events`) while it works, and on disk the run folder that
-docs/files.md describes. The stages are those of docs/model.md: tokenizer, contrastive, flow, adversarial. A run goes on
-from its last save, and with a budget in steps it then makes the very bytes that an unbroken run makes.
+docs/files.md describes. The stages are those of docs/model.md: tokenizer, contrastive, flow, distill, adversarial. A
+run goes on from its last save, and with a budget in steps it then makes the very bytes that an unbroken run makes.
 """
 
 from __future__ import annotations
