@@ -63,6 +63,7 @@ __all__ = [
 LONGEST_WAIT = timedelta(
     hours=24
 )  # for one another, while the first decodes pictures or lets a teacher read
+MEETING = timedelta(minutes=5)  # until all are there
 BEAT = 2.0  # s between two signs of life
 SILENCE = 25.0  # s without one, after which a process counts as gone
 
@@ -138,9 +139,14 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _reaching():
+        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # pyright: ignore[reportPrivateImportUsage]
         # what is small and decides (signals, states, figures) goes through the CPU on any device
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("t2i", store),  # pyright: ignore[reportPrivateImportUsage]
+            rank=rank,
+            world_size=size,
+            timeout=LONGEST_WAIT,
         )
     _world = me
     try:
