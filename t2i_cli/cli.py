@@ -291,7 +291,7 @@ def train(
         ),
     ] = None,
     workers: Annotated[
-        str, typer.Option(metavar="auto|N", help="Processes that decode pictures.")
+        str, typer.Option(metavar="auto|N", help="Threads that decode pictures.")
     ] = "auto",
     captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import struct
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
-from t2i_cli.errors import DataError, OutputError, visible
+from t2i_cli.errors import DataError, visible
 
 __all__ = [
     "FORMATS",
@@ -41,9 +38,7 @@ __all__ = [
     "quiet",
     "read_picture",
     "read_text",
-    "save_grid",
     "to_pil",
-    "write_atomic",
 ]
 
 MAX_PIXELS = 50_000_000  # width times height; a larger picture is refused before it is decoded
@@ -334,45 +329,6 @@ def grid(pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int
                     (left, top + cell_h + 2 + number * line), words, fill=(40, 40, 40), font=font
                 )
     return np.array(sheet)
-
-
-def save_grid(
-    path: Path | str, pixels: np.ndarray, captions: Sequence[str] | None = None, columns: int = 8
-) -> None:
-    """Write a `grid` of pictures, uint8 (n, h, w, 3 or 4), as a PNG, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_atomic(Path(path), encode(grid(pixels, captions, columns)))
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, over what was there; the folder is made.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".t2i-", suffix=path.suffix)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            "check the folder and the free space",
-        ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 _quiet_lock = threading.Lock()

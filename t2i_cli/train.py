@@ -94,7 +94,7 @@ class TrainSettings:
     captions_from: Any = None  # see data.load
     caption_key: str | None = None
     tensorboard: bool = False
-    workers: int = 0
+    workers: int = 0  # threads that decode; 0: as many as there are processors
     cache: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     progress: Callable[[int, int], None] | None = None  # of decoding, (done, total) pictures
@@ -579,6 +579,7 @@ def _read_data(run: _Run) -> None:
         cache=settings.cache,
         captions_from=settings.captions_from,
         caption_key=settings.caption_key,
+        workers=settings.workers,
         progress=progress,
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
@@ -1004,7 +1005,7 @@ def _look(run: _Run) -> Iterator[Event]:
         _pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy()
     )
     path = run.out / "samples" / f"{at.step:08}.png"
-    images.save_grid(path, grid, run.prompts, columns=8)
+    checkpoint.write_atomic(path, images.encode(images.grid(grid, run.prompts, columns=8)))
     yield Sampled(path, at.step)
     if at.stage == run.stages[-1] and at.fresh["retrieval"] >= at.best:
         at.best = at.fresh["retrieval"]

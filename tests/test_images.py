@@ -9,7 +9,6 @@ import sys
 import threading
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from t2i_cli import images
-from t2i_cli.errors import DataError, OutputError
+from t2i_cli.errors import DataError
 
 RNG = np.random.default_rng(0)
 
@@ -393,24 +392,3 @@ class TestGrid:
     @given(st.lists(st.text(max_size=80), min_size=1, max_size=4))
     def test_any_caption(self, captions):
         images.grid(np.zeros((len(captions), 8, 8, 4), np.uint8), captions)
-
-    def test_saved_whole(self, tmp_path: Path):
-        path = tmp_path / "new" / "grid.png"
-        images.save_grid(path, np.zeros((1, 64, 64, 3), np.uint8), ["x"])
-        assert images.decode(path.read_bytes(), name="x").shape[2] == 3
-        assert [entry.name for entry in path.parent.iterdir()] == ["grid.png"]
-        assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-    def test_a_folder_in_the_way(self, tmp_path: Path):
-        (tmp_path / "grid.png").mkdir()
-        with pytest.raises(OutputError, match="cannot be written"):
-            images.save_grid(tmp_path / "grid.png", np.zeros((1, 8, 8, 3), np.uint8))
-        assert [entry.name for entry in tmp_path.iterdir()] == ["grid.png"]
-
-
-def _umask() -> int:
-    import os
-
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -54,7 +54,8 @@ def main() -> None:
     prompts = [pictures.captions[row][0] for row in rows]
     drawn = load(target).sample_many(prompts, [0] * len(prompts))
     grid = root / "docs" / "pictures" / "grid.png"
-    images.save_grid(grid, np.stack([np.asarray(picture) for picture in drawn]), prompts, columns=8)
+    sheet = images.grid(np.stack([np.asarray(picture) for picture in drawn]), prompts, columns=8)
+    checkpoint.write_atomic(grid, images.encode(sheet))
     print(grid)
 
 

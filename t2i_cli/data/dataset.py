@@ -88,6 +88,7 @@ def load(
     cache: Path | str | None = None,
     captions_from: CaptionsFrom | None = None,
     caption_key: str | None = None,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaptionedImages:
     """Captioned pictures at one resolution, from the cache where it has them, else decoded into it.
@@ -100,6 +101,7 @@ def load(
         cache: folder of the cache; None takes ``T2I_CACHE`` or the platform's.
         captions_from: the layout, where it is not to be found by looking.
         caption_key: the key of the captions in a metadata file or JSON sidecar.
+        workers: threads that decode; 0: as many as there are processors.
         progress: called with (done, total) pictures now and then, only while decoding.
 
     Raises:
@@ -122,7 +124,7 @@ def load(
             raise _refused(early)
 
         def fill(file: BinaryIO) -> tuple[tuple[int, ...], dict[str, Any]]:
-            channels = _fill(file, gathered, records, resolution, image_channels, progress)
+            channels = _fill(file, gathered, records, resolution, image_channels, workers, progress)
             report = gathered.report()
             if not report.usable:
                 raise _refused(report)
@@ -183,10 +185,11 @@ def _fill(
     records: Sequence[Record],
     resolution: int,
     image_channels: int | None,
+    workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> int:
     """Write the pixels of every record that can be read; how many channels they have."""
-    for read in read_pictures(records, resolution, progress):
+    for read in read_pictures(records, resolution, progress, workers):
         if gathered.add(read) and read.picture is not None:
             pixels = read.picture.pixels
             file.write((flatten(pixels) if image_channels == 3 else pixels).data)

@@ -44,6 +44,7 @@ def read_pictures(
     records: Sequence[Record],
     resolution: int,
     progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
 ) -> Iterator[Read]:
     """Decode every record's picture to ``resolution`` px, in order.
 
@@ -51,8 +52,9 @@ def read_pictures(
         records: what to read; those of one shard should be neighbours.
         resolution: px, the side of the squares.
         progress: called with (done, total) now and then.
+        workers: threads that decode; 0: as many as there are processors.
     """
-    workers = processors()
+    workers = workers or processors()
     done = 0
     waiting: deque[Future[list[Read]]] = deque()
     with quiet(), ThreadPoolExecutor(workers, "t2i-decode") as pool:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_cli import data, images
+from t2i_cli.data import reading
 from t2i_cli.errors import DataError
 
 
@@ -46,6 +47,20 @@ class TestLoad:
         assert got.captions[2] == ["thing 2", "also 2"]
         assert got.names[2] == "002.png"
         assert len(got) == 6
+
+    def test_any_number_of_workers_reads_the_same(self, tmp_path, monkeypatch):
+        asked = []
+        pool = reading.ThreadPoolExecutor
+        monkeypatch.setattr(
+            reading,
+            "ThreadPoolExecutor",
+            lambda workers, name: asked.append(workers) or pool(workers, name),
+        )
+        made = make(tmp_path / "set")
+        one = data.load(made, 16, cache=tmp_path / "one", workers=1)
+        three = data.load(made, 16, cache=tmp_path / "three", workers=3)
+        assert asked == [1, 3]
+        assert (one.pixels == three.pixels).all()
 
     def test_from_the_cache_it_is_the_same_and_decodes_nothing(self, tmp_path):
         calls: list[tuple[int, int]] = []
