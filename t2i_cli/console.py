@@ -325,6 +325,7 @@ def _is_number(text: str) -> bool:
 @contextmanager
 def progress(label: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, else a plain line every 30 s; gives ``update(done, total)``, total 0 where unknown."""
+    label = visible(label, 200)
     started = last = time.monotonic()
     tail = f" {unit}" if unit else ""
 

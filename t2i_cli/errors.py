@@ -25,6 +25,7 @@ from __future__ import annotations
 import unicodedata
 
 __all__ = [
+    "HIDDEN",
     "DataError",
     "DeviceError",
     "InputError",
@@ -41,7 +42,7 @@ __all__ = [
     "visible",
 ]
 
-_HIDDEN = {
+HIDDEN = {
     "Cc",
     "Cf",
     "Cs",
@@ -60,7 +61,7 @@ def visible(text: object, limit: int = 500) -> str:
     """
     out: list[str] = []
     for char in str(text)[:limit]:
-        if unicodedata.category(char) not in _HIDDEN or char == "\u200d":
+        if unicodedata.category(char) not in HIDDEN or char == "\u200d":
             out.append(char)
         else:
             point = ord(char)

@@ -17,12 +17,13 @@ import unicodedata
 from dataclasses import dataclass
 from hashlib import sha256
 
-from t2i_cli.errors import OutputError, PromptError, UsageError
+from t2i_cli.errors import HIDDEN, OutputError, PromptError, UsageError
 
 __all__ = [
     "DEFAULT_NAME",
     "Fields",
     "Template",
+    "expanded",
     "inside",
     "remove_unfinished",
     "safe_part",
@@ -89,6 +90,15 @@ class Template:
         return frozenset(
             name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None
         )
+
+    @property
+    def fixed_folder(self) -> str | None:
+        """The folder before its first field, where a stranger's text names a folder in it; else None."""
+        parts = list(string.Formatter().parse(self.text))
+        strange = [index for index, (_, name, _, _) in enumerate(parts) if name in _TEXTS]
+        if not strange or not any("/" in literal for literal, _, _, _ in parts[strange[0] + 1 :]):
+            return None
+        return os.path.dirname(parts[0][0])  # noqa: PTH120
 
     @property
     def varies(self) -> bool:
@@ -189,7 +199,7 @@ def inside(folder: str, name: str) -> str:
     bad = (
         "is absolute" if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name)
         else "has .." if ".." in parts
-        else "holds a control character" if any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in name)
+        else "holds a control character" if any(unicodedata.category(char) in HIDDEN for char in name)
         else "begins with -" if name.startswith("-")
         else "is a reserved name" if any(_RESERVED.fullmatch(part) for part in parts)
         else "is no file name" if parts[-1] in ("", ".")
@@ -197,15 +207,35 @@ def inside(folder: str, name: str) -> str:
     )  # fmt: skip
     if bad:
         raise PromptError(f"out {name!r} {bad}", "give a name inside the folder of -o")
-    base = os.path.realpath(folder or ".")
     joined = os.path.join(folder, name)  # noqa: PTH118
-    real = os.path.realpath(os.path.dirname(joined) or ".")  # noqa: PTH120
-    if real != base and not real.startswith(base.rstrip(os.sep) + os.sep):
+    if not _leads_inside(folder, joined):
         raise PromptError(
             f"out {name!r} leads out of {folder or 'this folder'}",
             "give a name inside the folder of -o",
         )
     return joined
+
+
+def expanded(template: Template, fields: Fields) -> str:
+    """The path of one picture; where a prompt names a folder in it, that folder is inside the one that was asked for.
+
+    Raises:
+        PromptError: ``{id}`` is named and the prompt has none, or a link of the name that the prompt gives leads out.
+    """
+    path = template.expand(fields)
+    folder = template.fixed_folder
+    if folder is not None and not _leads_inside(folder, path):
+        raise PromptError(
+            f"{path}: a link there leads out of {folder or 'this folder'}", "remove the link"
+        )
+    return path
+
+
+def _leads_inside(folder: str, path: str) -> bool:
+    """Whether the folder of a path is ``folder`` or inside of it, links followed."""
+    base = os.path.realpath(folder or ".")
+    real = os.path.realpath(os.path.dirname(path) or ".")  # noqa: PTH120
+    return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
 
 _counter = 0

@@ -30,7 +30,7 @@ from t2i_cli.errors import (
 )
 from t2i_cli.folders import plain_model
 from t2i_cli.metadata import Recipe
-from t2i_cli.naming import DEFAULT_NAME, Fields, Template, inside, slug, write_new
+from t2i_cli.naming import DEFAULT_NAME, Fields, Template, expanded, inside, slug, write_new
 from t2i_cli.noise import MAX_SEED, noise_for
 from t2i_cli.pixels import to_pixels
 from t2i_cli.prompts import BadLine, LineReader, Request
@@ -600,7 +600,7 @@ def _jobs_of(
 
 def _path(request: Request, fields: Fields, template: Template, options: Options) -> str:
     if request.out is None or options.out == "-":
-        return template.expand(fields)
+        return expanded(template, fields)
     try:
         name = Template(request.out).expand(fields)
     except UsageError as error:

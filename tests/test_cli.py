@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from conftest import Cli
 import t2i_cli
 from t2i_cli import cli as cli_module
 from t2i_cli.cli import parse_span, run
-from t2i_cli.errors import OutputError, T2IError, UsageError
+from t2i_cli.errors import OutputError, Stopped, T2IError, UsageError
 
 COMMANDS = ("check", "tokenize", "train", "sample", "eval", "info", "export")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -323,6 +325,39 @@ def test_debug_shows_the_traceback(
     assert run(["check", "x"]) == 1
     err = capsys.readouterr().err
     assert "Traceback (most recent call last)" in err and err.endswith("t2i: error: it broke\n")
+
+
+def test_a_traceback_is_visible_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        raise ValueError("bad\x1b[2J\u202e")
+
+    monkeypatch.setattr(cli_module, "_invoke", fail)
+    monkeypatch.setenv("T2I_DEBUG", "1")
+    assert run(["check", "x"]) == 1
+    assert not set(capsys.readouterr().err) & {"\x1b", "\u202e"}
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_taken_for_no_failure_on_its_way(
+    name: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No `except Exception` between the signal and the end of the command may swallow it."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def main(**_: object) -> int:
+        try:
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(5)
+        except Exception:
+            pytest.fail("swallowed")
+        return 0
+
+    monkeypatch.setattr(cli_module, "_command", lambda: SimpleNamespace(main=main))
+    assert run(["check", "x"]) == code
+    assert capsys.readouterr().err == "t2i: " + f"{Stopped(code - 128)}\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- a good citizen of the shell

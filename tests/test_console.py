@@ -245,6 +245,17 @@ def in_python(code: str, **pipes: object) -> subprocess.Popen[bytes]:
     )
 
 
+def test_a_label_of_a_stranger_is_drawn_visibly(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.progress(f"reading {HOSTILE}") as update:
+        update(1, 2)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[mlhAKG]|\r", "", terminal.getvalue())
+    assert not CONTROL.search(drawn)
+    assert r"\u202e" in drawn
+
+
 def test_a_closed_pipe_is_quiet_and_noticed() -> None:
     code = (
         "import sys; from t2i_cli import console\n"

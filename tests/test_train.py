@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from t2i_cli import checkpoint, config, images
+from t2i_cli import train as train_module
 from t2i_cli.config import TrainConfig
 from t2i_cli.errors import Stopped, TrainingError, UsageError
 from t2i_cli.signals import StopRequest
@@ -225,6 +226,55 @@ def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> Non
     ends(
         settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0})
     )  # changes nothing that is learned
+
+
+def test_what_a_run_was_given_is_a_fact_of_it(folder: Path, tmp_path: Path) -> None:
+    """Weights to start from, a tokenizer and prompts are no settings, and change what is learned or logged."""
+    run = tmp_path / "run"
+    ends(settings(folder, run, config={"steps": 3}, prompts=["a red ball"]))
+    before = bytes_of(run)
+    resumed = {"resume": True, "config": {"steps": 3}}
+    with pytest.raises(UsageError, match="init: None -> "):
+        ends(settings(folder, run, init=run / "model.safetensors", **resumed))
+    with pytest.raises(UsageError, match="tokenizer: None -> "):
+        ends(settings(folder, run, tokenizer=run / "tokenizer.model", **resumed))
+    for prompts in (None, ["a blue ball"]):
+        told = ends(settings(folder, run, prompts=prompts, **resumed))
+        said = [event.text for event in told if isinstance(event, events.Message)]
+        assert any(text.startswith("prompts: ") for text in said)
+    assert bytes_of(run) == before
+
+
+def test_a_log_row_is_json_whatever_a_look_finds(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = train_module._look
+
+    def spoilt(run: Any) -> Any:
+        yield from look(run)
+        run.at.fresh["diversity"], run.at.fresh["nearest"] = math.nan, math.inf
+
+    monkeypatch.setattr(train_module, "_look", spoilt)
+    ends(settings(folder, tmp_path / "run", config={"steps": 4}))
+
+    def refuse(word: str) -> float:
+        raise AssertionError(word)
+
+    rows = [
+        json.loads(line, parse_constant=refuse)
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert any("retrieval" in row for row in rows)
+
+
+def test_a_signal_while_pictures_are_decoded_ends_before_the_first_step(
+    folder: Path, tmp_path: Path
+) -> None:
+    stop = StopRequest()
+    stop.receive(signal.SIGTERM)
+    with pytest.raises(Stopped, match="no step was made"):
+        ends(settings(folder, tmp_path / "run", stop=stop, cache=tmp_path / "cache"))
+    assert checkpoint.load_state(tmp_path / "run") is None
 
 
 def test_init_starts_from_weights_and_skips_the_warm_up(folder: Path, tmp_path: Path) -> None:
