@@ -56,6 +56,8 @@ class SampleSettings:
     preview: bool = False
     device: str = "auto"
     json_rows: bool = False
+    quiet: bool = False
+    verbose: bool = False
 
 
 FLAGS = {
@@ -67,6 +69,7 @@ FLAGS = {
     "--no-metadata": "no_metadata", "--shard": "shard", "--preview": "preview", "--device": "device",
     "--json": "json_rows",
 }  # fmt: skip  # as cli.sample declares them
+_EVERYWHERE = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
 _ENVIRONMENT = ("T2I_SEED", "T2I_BACKGROUND", "T2I_NO_METADATA")  # defaults that only typer reads
 
 
@@ -85,6 +88,8 @@ def quick(arguments: Sequence[str]) -> int | None:
     settings = settings_of(arguments)
     if settings is None:
         return None
+    if settings.quiet or settings.verbose:
+        console.set_level(quiet=settings.quiet, verbose=settings.verbose)
     console.open_streams()
     perform(settings)
     sys.stdout.flush()
@@ -114,7 +119,7 @@ def settings_of(arguments: Sequence[str]) -> SampleSettings | None:
             words.append(word)
             continue
         flag, equals, attached = word.partition("=")
-        name = FLAGS.get(flag)
+        name = FLAGS.get(flag) or _EVERYWHERE.get(flag)
         if name is None or (equals and not flag.startswith("--")):
             return None
         if kinds[name] == "bool":

@@ -50,6 +50,7 @@ def test_both_readers_know_the_same_options_and_defaults():
             SampleSettings(prompt=("-",), out="x/{i}.png", json_rows=True, force=True),
         ),
         (["a", "--guidance=1.5", "-o", "-"], SampleSettings(prompt=("a",), guidance=1.5, out="-")),
+        (["a", "-q", "--verbose"], SampleSettings(prompt=("a",), quiet=True, verbose=True)),
         (["--seed", "-1", "a"], SampleSettings(prompt=("a",), seed="-1")),
     ],
 )
@@ -66,7 +67,7 @@ def test_plain_lines(line, settings):
         ["a", "-n"],
         ["a", "-n", "x"],
         ["a", "-n4"],
-        ["a", "-q"],
+        ["a", "-fq"],
         ["a", "--", "-b"],
         ["a", "--json=1"],
         ["a", "-o=x"],
