@@ -583,7 +583,7 @@ def _read_data(run: _Run) -> None:
         progress=progress,
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
-    run.doctor = Doctor(len(run.learned_from))
+    run.doctor = Doctor(len(run.learned_from), warm=settings.init is not None)
 
 
 def _tokenizer_stage(run: _Run, *, resumed: bool) -> Iterator[Event]:

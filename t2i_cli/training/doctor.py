@@ -1,7 +1,8 @@
 """Rows of a run's log -> plain sentences of advice. Pure: no torch, no files.
 
 Each signal of MODEL has a threshold here, a sentence that says what it means, and one that says what
-to do. A signal is told at most once a stage. `docs/evaluation.md` lists them with their thresholds.
+to do. A signal is told at most once a stage, and only when it has held for some reports in a row.
+`docs/evaluation.md` lists them with their thresholds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = ["SIGNALS", "Doctor", "examine"]
 
 _LONG = 20  # rows, where what is judged is a small difference of noisy numbers
 _RECENT = 5  # rows whose median is judged; one bad row is no sign
+_HOLDS = 3  # rows in a row in which a sign has to stand before it is told
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Signal:
     when: str  # the threshold in words, for the docs
     text: str  # what it means and what to do
     trips: Callable[[_Stage], bool]
+    holds: int = _HOLDS  # rows in a row in which it has to trip
 
 
 class Doctor:
@@ -44,32 +47,39 @@ class Doctor:
     | `contrastive_loss`, `flow_loss` | the stage's own loss |
     | `contrastive_chance` | log(batch size): what features that say nothing reach |
     | `retrieval`, `retrieval_chance` | R@1 on held-out pictures; what guessing gives (default 0.01) |
-    | `d_real`, `d_val`, `d_fake` | mean logit of D on training, held-out and generated pictures |
+    | `d_real`, `d_fake` | mean logit of D on training and generated pictures, as it was trained on them |
     | `gap` | d_real - d_fake |
+    | `d_seen`, `d_val` | mean logit on training and on held-out pictures, neither augmented |
+    | `d_spread` | deviation of the logits of `d_seen` from picture to picture |
     | `mismatch_gap` | mean of D(x, t) - D(x, t'), t' another picture's caption |
     | `r1`, `r2` | mean squared gradient of D, before gamma |
     | `penalty_ratio` | gamma / 2 (r1 + r2) over D's adversarial loss; else `penalty` over `d_loss` |
     | `diversity` | distance between pictures of one prompt over that between prompts, about 0 to 1 |
     | `nearest` | distance to the nearest training picture over that of held-out pictures, 0: copies |
     | `grad_norm`, `grad_norm_g`, `grad_norm_d` | norm of all gradients of a network |
+    | `update`, `update_g`, `update_d` | how far a step moves the median matrix, as a share of its norm |
     | `skipped` | steps left out so far because a number was not finite |
     | `dead` | share of features that are the same for every picture, 0 to 1 |
 
     Args:
         pictures: training pictures of the run, 0 where it is not known.
+        warm: whether the run began with trained weights (--init), whose loss has little left to fall.
     """
 
-    def __init__(self, pictures: int = 0) -> None:
-        self._stage = _Stage("", pictures)
-        self._pictures = pictures
+    def __init__(self, pictures: int = 0, *, warm: bool = False) -> None:
+        self._stage = _Stage("", pictures, warm)
+        self._pictures, self._warm = pictures, warm
         self._told: set[tuple[str, str]] = set()
+        self._standing: dict[str, int] = {}  # rows in a row that a sign has stood in this stage
 
     def feed(self, row: Mapping[str, Any]) -> list[Advice]:
         """What this row newly shows; mostly nothing."""
         name = str(row.get("stage", ""))
         if name != self._stage.name:
             skipped = self._stage.now("skipped", 1)
-            self._stage = _Stage(name, self._pictures, 0.0 if math.isnan(skipped) else skipped)
+            before = 0.0 if math.isnan(skipped) else skipped
+            self._stage = _Stage(name, self._pictures, self._warm, before)
+            self._standing.clear()
         self._stage.add(row)
         advice: list[Advice] = []
         for signal in SIGNALS:
@@ -77,7 +87,9 @@ class Doctor:
                 continue
             # what the data is does not change from stage to stage
             key = (signal.name, name if signal.name != "few_pictures" else "")
-            if key not in self._told and signal.trips(self._stage):
+            standing = self._standing.get(signal.name, 0) + 1 if signal.trips(self._stage) else 0
+            self._standing[signal.name] = standing
+            if key not in self._told and standing >= signal.holds:
                 self._told.add(key)
                 advice.append(Advice(signal.name, signal.text))
         return advice
@@ -93,9 +105,12 @@ def examine(rows: Iterable[Mapping[str, Any]], pictures: int = 0) -> list[Advice
 class _Stage:
     """The numbers of the stage that is under way."""
 
-    def __init__(self, name: str, pictures: int, skipped_before: float = 0.0) -> None:
+    def __init__(
+        self, name: str, pictures: int, warm: bool = False, skipped_before: float = 0.0
+    ) -> None:
         self.name = name
         self.pictures = pictures
+        self.warm = warm
         self.skipped_before = skipped_before  # steps left out in the stages before
         self.progress = 0.0
         self.steps = 0  # since the stage's first row
@@ -162,17 +177,22 @@ def _number(value: object) -> float | None:
 
 _LOSS = {"contrastive": "contrastive_loss", "flow": "flow_loss"}
 _NORMS = ("grad_norm", "grad_norm_g", "grad_norm_d")
+_UPDATES = ("update", "update_g", "update_d")
 
 
 def _not_finite(stage: _Stage) -> bool:
     return stage.now("skipped", 1) - stage.skipped_before >= 3
 
 
+def _large_steps(stage: _Stage) -> bool:
+    return any(stage.now(key) > 0.04 for key in _UPDATES)
+
+
 def _not_falling(stage: _Stage) -> bool:
     key = _LOSS[stage.name]
     if stage.progress < 0.3 or stage.steps < 50:
         return False
-    limit = 0.95 * stage.start(key)
+    limit = math.inf if stage.warm else 0.95 * stage.start(key)
     if stage.count("contrastive_chance"):
         # an untrained pair of encoders is worse than guessing, and is soon as good: that is no progress
         limit = min(limit, 0.98 * stage.now("contrastive_chance", 1))
@@ -194,9 +214,11 @@ def _near_chance(stage: _Stage) -> bool:
 
 
 def _learnt_by_heart(stage: _Stage) -> bool:
-    seen, new, fake = (stage.now(key, _LONG) for key in ("d_real", "d_val", "d_fake"))
+    """The share of the gap of Karras et al. 2020 (ADA, eq. 1), and of how much pictures differ at all."""
+    gap, spread = stage.now("gap", _LONG), stage.now("d_spread", _LONG)
+    known = stage.now("d_seen", _LONG) - stage.now("d_val", _LONG)
     late = stage.progress > 0.05 and stage.steps >= 100
-    return late and seen - fake > 0.5 and (seen - new) / (seen - fake) > 0.6
+    return late and gap > 0.1 and known > 0.6 * gap and known > 0.5 * spread
 
 
 def _runs_away(stage: _Stage) -> bool:
@@ -263,19 +285,25 @@ SIGNALS: tuple[Signal, ...] = (
         "few_pictures", (), "fewer than 500 training pictures",
         "There are few pictures, so they will be learnt by heart: add more (thousands are better), or "
         "start from a trained model with --init.",
-        _few_pictures,
+        _few_pictures, holds=1,
     ),
     Signal(
         "not_finite", (), "3 steps or more of a stage were left out",
         "Several steps gave numbers that are not finite and were left out: lower --lr, or use "
         "--precision fp32.",
-        _not_finite,
+        _not_finite, holds=1,
+    ),
+    Signal(
+        "steps_too_large", (), "a step moves the median weight matrix by more than 4% of its norm",
+        "Each step moves the weights so far that nothing can be learnt: the learning rate is far too "
+        "high; try a tenth of --lr.",
+        _large_steps, holds=1,  # weights that have been blown up soon move less again
     ),
     Signal(
         "loss_not_falling", ("contrastive", "flow"),
-        "after 30% and 50 steps of the stage the loss is above 95% of its first value, or 98% of chance",
-        "The loss does not fall: the learning rate is probably far too high (or the captions say "
-        "nothing about the pictures); try a tenth of --lr.",
+        "after 30% and 50 steps of the stage the loss is above 98% of chance, or without --init 95% of its first value",
+        "The loss does not fall: the captions say nothing about their pictures (look at some of "
+        "them), or the learning rate is too high; try a third of --lr.",
         _not_falling,
     ),
     Signal(
@@ -293,11 +321,11 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "learnt_by_heart", _GAN,
-        "after 5% and 100 steps of the stage, over 20 reports, (d_real - d_val) / (d_real - d_fake) is above 0.6: "
-        "to D, held-out real pictures are nearer to generated ones than to those it trained on",
+        "after 5% and 100 steps of the stage, over 20 reports, d_seen - d_val is above 0.6 of the gap and 0.5 of "
+        "d_spread, for 20 reports: to D, held-out pictures are nearer to generated ones than to those it trained on",
         "The discriminator learns the training pictures by heart: add pictures, raise augment or "
         "gamma, or stop here and keep best.safetensors.",
-        _learnt_by_heart,
+        _learnt_by_heart, holds=20,
     ),
     Signal(
         "discriminator_runs_away", _GAN, "the gap between real and generated logits is above 8",
