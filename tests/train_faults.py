@@ -252,7 +252,7 @@ def kill_at_each_step(folder: Path, steps: int, seed: int) -> dict[str, object]:
 
         def saved(run: Any) -> Iterator[Any]:
             yield from save(run)
-            digests[run.at.step] = digest_of(run.out)
+            digests.setdefault(run.at.step, []).append(digest_of(run.out))
 
         training._save = saved
         for _ in training.train(micro(data, quiet, steps, stop=Wish(lambda: 0))):  # at every step
@@ -271,7 +271,7 @@ def kill_at_each_step(folder: Path, steps: int, seed: int) -> dict[str, object]:
         failures += killed_at(data, front, steps, step, phase, chance.randint(1, 9))
         if (at := checkpoint.saved_step(front)) is not None:
             compared += 1
-            if digest_of(front) != digests[str(at)]:
+            if digest_of(front) not in digests[str(at)]:  # two where a stage begins
                 failures.append(f"killed in step {step} ({phase}): another state at step {at}")
         if step % 10 == seed % 10:
             to_the_end += 1

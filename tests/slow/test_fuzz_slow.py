@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.targets import TARGETS
-from tests.slow.summary import SEED, count, run_script
+from tests.slow.summary import SEED, count, run_script, share
 
 pytestmark = pytest.mark.slow
 CASES = {"weights": 10_000, "metadata": 10_000, "tokenizer": 10_000, "picture": 20_000}
@@ -14,7 +14,7 @@ CASES = {"weights": 10_000, "metadata": 10_000, "tokenizer": 10_000, "picture": 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_12_to_16_parsers(target: str, memory: Path):
-    begun, cases = time.monotonic(), CASES.get(target, 100_000)
+    begun, cases = time.monotonic(), share(CASES.get(target, 100_000))
     told = run_script("fuzz/many.py", target, memory, cases, SEED)
     print(
         f"\n{target}: the slowest took {told['slowest, s']} s, memory grew by {told['grown, MB']} MB"

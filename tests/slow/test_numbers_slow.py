@@ -1,6 +1,5 @@
-"""The full counts of the promises about numbers. One seed: T2I_SEED. NUMBERS=N plants so many faults, not 1,000."""
+"""The full counts of the promises about numbers. One seed: T2I_SEED."""
 
-import os
 import random
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from t2i_cli.checkpoint import resolve_model
 from t2i_cli.runtime import OnnxRuntime, TorchRuntime
 from t2i_cli.sample import Model, Wish, encoded
-from tests.slow.summary import SEED, count, run_script
+from tests.slow.summary import SEED, count, run_script, share
 from tests.toy_weights import save_toy
 
 pytestmark = pytest.mark.slow
@@ -28,9 +27,7 @@ PROMPTS = [
 
 def test_9_numbers_that_are_not_finite(memory: Path):
     begun = time.monotonic()
-    told = run_script(
-        "train_faults.py", "numbers", memory, int(os.environ.get("NUMBERS", "1000")), SEED
-    )
+    told = run_script("train_faults.py", "numbers", memory, share(1000), SEED)
     print(f"\n{told['counts']}")
     count("9: NaN and infinity planted in runs", told["cases"], told["failures"], begun)
 

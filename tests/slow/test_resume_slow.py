@@ -18,26 +18,29 @@ from t2i_cli import train as training
 from t2i_cli.config import PRESETS, RESOLUTIONS, TrainConfig
 from t2i_cli.errors import T2IError, UsageError
 from t2i_cli.training import events
-from tests.slow.summary import SEED, count, run_script
+from tests.slow.summary import SEED, count, run_script, share
 
 pytestmark = pytest.mark.slow
 
 
 def test_5_a_kill_in_every_step(memory: Path):
     begun = time.monotonic()
-    told = run_script("train_faults.py", "resume", memory, 200, SEED)
+    told = run_script("train_faults.py", "resume", memory, share(200), SEED)
     print(
         f"\n{told['states compared']} states compared, {told['runs to the end']} runs to the end; {told['phases']}"
     )
     count(
-        "5: killed in each step 1..200 of a run and resumed", told["cases"], told["failures"], begun
+        f"5: killed in each step of a run of {share(200)} and resumed",
+        told["cases"],
+        told["failures"],
+        begun,
     )
 
 
 def test_5_chains_of_fifty_kills(memory: Path):
     begun = time.monotonic()
-    told = run_script("train_faults.py", "chains", memory, 4, 50, SEED)
-    count("5: four runs of 60 steps, 50 kills in each", told["cases"], told["failures"], begun)
+    told = run_script("train_faults.py", "chains", memory, share(4), 50, SEED)
+    count("5: runs of 60 steps, 50 kills in each", told["cases"], told["failures"], begun)
 
 
 # -- what may not change ----------------------------------------------------------------------------
