@@ -641,9 +641,22 @@ class _Drawer:
 
 
 def _to_flow(model: LoadedModel, run: Path) -> None:
-    """Give a model the generator that its run's flow stage left, where the run still has it."""
+    """Give a model the generator that its run's flow stage left, where the run still has it.
+
+    Raises:
+        UsageError: it was distilled, and what the adversarial stage keeps is that.
+    """
     state = load_state(run) if run.is_dir() else None
-    if state is not None and "anchor" in state.files:
+    if state is None:
+        return
+    meta = state.meta
+    distilled = meta.get("facts", {}).get("distill", 0) > 0
+    if distilled and meta.get("position", {}).get("stage") == "adversarial":
+        raise UsageError(
+            f"--steps: {run} has the generator of its flow stage no more, it went on from a distilled one",
+            "measure weights that were saved after the flow, or leave --steps out",
+        )
+    if "anchor" in state.files:
         model.networks.generator.load_state_dict(state.files["anchor"])
 
 
@@ -874,4 +887,6 @@ def _curves(subject: Subject) -> list[str]:
         if isinstance(item, dict) and {"signal", "text"} <= set(item)
     ]
     found = [page.heading("The run's log", 3), page.curve(curves)] if curves else []
+    if told:
+        found.append(page.heading("What it said while it trained", 3))
     return found + [page.paragraph(text) for text in dict.fromkeys(told)]

@@ -32,11 +32,14 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 8px}h3{font-siz
 p{margin:4px 0;max-width:75ch}.dim{color:var(--dim)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;margin:8px 0;font-variant-numeric:tabular-nums}
-th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
+th,td{padding:5px 22px 5px 0;border-bottom:1px solid var(--line);text-align:right;vertical-align:top;
+white-space:nowrap}
+td.text{white-space:normal}td.text:last-child{min-width:24ch}
 th:first-child,td:first-child,td.text{text-align:left}
 th{font-weight:600;font-size:13px}small{color:var(--dim);white-space:nowrap}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px;margin:8px 0}
 figure{margin:0}figcaption{font-size:12px;line-height:1.3;margin-top:4px;overflow-wrap:anywhere}
+.pairs{grid-template-columns:repeat(auto-fill,minmax(190px,1fr))}
 .pics{display:flex;gap:4px}
 .pics img{width:100%;min-width:0;aspect-ratio:1;object-fit:contain;border:1px solid var(--line);
 border-radius:6px;background:#fff;image-rendering:auto}
@@ -89,11 +92,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]
 
 def cards(items: Sequence[Card]) -> str:
     """A grid of pictures with captions."""
-    return '<div class="cards">' + "\n".join(_card(item) for item in items) + "</div>"
+    wide = " pairs" if any(len(item.pictures) > 1 for item in items) else ""
+    return f'<div class="cards{wide}">' + "\n".join(_card(item) for item in items) + "</div>"
 
 
 def curve(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """One small plot a name; points (x, y), those that are not finite left out."""
+    """One small plot a name; points (x, y), those that are not finite left out; none of what never changes."""
     drawn = [_curve(name, points) for name, points in curves.items()]
     return '<div class="curves">' + "\n".join(part for part in drawn if part) + "</div>"
 
@@ -122,7 +126,7 @@ def _card(card: Card) -> str:
 
 def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
     kept = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    if len(kept) < 2:
+    if len({y for _, y in kept}) < 2:
         return ""
     kept = kept[:: max(1, len(kept) // 400)]
     xs, ys = [x for x, _ in kept], [y for _, y in kept]
