@@ -139,11 +139,15 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _reaching():
-        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # pyright: ignore[reportPrivateImportUsage]
+        found, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # pyright: ignore[reportPrivateImportUsage]
+        store = dist.PrefixStore(_attempt(), found)  # pyright: ignore[reportPrivateImportUsage]
+        # the group itself waits for as long as it waits later, which is too long for somebody who never comes
+        store.set(f"here/{rank}", "1")
+        store.wait([f"here/{other}" for other in range(size)], MEETING)
         # what is small and decides (signals, states, figures) goes through the CPU on any device
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("t2i", store),  # pyright: ignore[reportPrivateImportUsage]
+            store=store,
             rank=rank,
             world_size=size,
             timeout=LONGEST_WAIT,
@@ -154,6 +158,11 @@ def joined(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()  # after an error the process ends, and waits for nobody
     finally:
         _world = World()
+
+
+def _attempt() -> str:
+    """A name for what processes write into torchrun's store: after a restart it still holds what the dead wrote."""
+    return f"t2i/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 @contextmanager
@@ -416,24 +425,23 @@ def watched() -> Iterator[None]:
 
 
 def _watch(me: World, over: threading.Event) -> None:
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    names = [f"t2i/{attempt}/{rank}" for rank in range(me.size)]
+    names = [f"{_attempt()}/alive/{rank}" for rank in range(me.size)]
     heard, silent = 0, 0.0
     gone = ""
     try:
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-            wait_for_workers=False, timeout=timedelta(seconds=SILENCE),
+            wait_for_workers=False, timeout=timedelta(seconds=10),
         )  # fmt: skip
         while not over.wait(BEAT):
             store.add(names[me.rank], 1)
             after = (me.rank + 1) % me.size
             now = store.add(names[after], 0)
             heard, silent = now, 0.0 if now != heard else silent + BEAT
-            if store.add(f"t2i/{attempt}/over", 0):
+            if store.add(f"{_attempt()}/over", 0):
                 gone = "another process has ended"
             elif silent >= SILENCE:
-                store.add(f"t2i/{attempt}/over", 1)
+                store.add(f"{_attempt()}/over", 1)
                 gone = f"process {after} has given no sign of life for {SILENCE:.0f} s"
             if gone:
                 break
