@@ -853,6 +853,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object) -
 
 def _told(error: BaseException) -> int:
     """The exit code of an error, after it was told on stderr in one line (or with its traceback, T2I_DEBUG=1)."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        error = error.__context__  # typer ends with 1 where the reader of a help text has left
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, KeyboardInterrupt | Interrupted):

@@ -378,6 +378,19 @@ def test_a_reader_that_leaves_gives_no_traceback(tokenizer_file: Path, tmp_path:
     assert done.returncode == 0 and done.stderr == ""
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["sample", "-h"], ["--version"]])
+def test_a_reader_that_leaves_a_help_text_is_no_failure(arguments: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "t2i_cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", ["--version", "--help", "tokenize a -m {model}"])
 def test_a_full_stdout_is_a_failure(command: str, tokenizer_file: Path, tmp_path: Path) -> None:
