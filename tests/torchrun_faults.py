@@ -37,6 +37,7 @@ class Launch:
             "--set vocab_size=300 --set precision=fp32 --device cpu"
         )
         self.begun = time.monotonic()
+        self.met: set[int] = set()  # process ids
         with self.said.open("w") as said:
             self.launcher = subprocess.Popen(
                 [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -50,20 +51,21 @@ class Launch:
         """Rank -> process id of those that live."""
         found: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
+            if entry.name.isdigit() and _alive(int(entry.name)):
                 with contextlib.suppress(OSError, StopIteration):
                     told = (entry / "environ").read_bytes().split(b"\0")
                     if f"T2I_TEST_CODES={self.codes}".encode() in told:
                         rank = next(one for one in told if one.startswith(b"RANK="))
-                        if (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
-                            found[int(rank[5:])] = int(entry.name)
+                        found[int(rank[5:])] = int(entry.name)
+        self.met |= set(found.values())
         return found
 
     def ended_after(self) -> float:
         """Seconds until the launcher and both processes are gone; infinite beyond twice the limit."""
         begun = time.monotonic()
         while time.monotonic() - begun < 2 * LIMIT:
-            if self.launcher.poll() is not None and not self.ranks():
+            gone = self.launcher.poll() is not None and not self.ranks()
+            if gone and not any(_alive(pid) for pid in self.met):
                 return time.monotonic() - begun
             time.sleep(0.05)
         for pid in [*self.ranks().values(), self.launcher.pid]:
@@ -79,6 +81,16 @@ class Launch:
     def text(self) -> str:
         """What all have said."""
         return self.said.read_text()
+
+
+def _alive(pid: int) -> bool:
+    """Whether any of a process's threads still runs: its files stay open until the last one has ended."""
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                if (task / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX":
+                    return True
+    return False
 
 
 def _whole(run: Path) -> str | None:

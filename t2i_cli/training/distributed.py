@@ -63,6 +63,7 @@ __all__ = [
 LONGEST_WAIT = timedelta(
     hours=24
 )  # for one another, while the first decodes pictures or lets a teacher read
+CALLING = timedelta(seconds=20)  # for the launcher, which is there before its processes or has died
 MEETING = timedelta(minutes=5)  # until all are there
 BEAT = 2.0  # s between two signs of life
 SILENCE = 25.0  # s without one, after which a process counts as gone
@@ -139,7 +140,7 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _reaching():
-        found, rank, size = next(dist.rendezvous("env://", timeout=MEETING))  # pyright: ignore[reportPrivateImportUsage]
+        found, rank, size = next(dist.rendezvous("env://", timeout=CALLING))  # pyright: ignore[reportPrivateImportUsage]
         store = dist.PrefixStore(_attempt(), found)  # pyright: ignore[reportPrivateImportUsage]
         # the group itself waits for as long as it waits later, which is too long for somebody who never comes
         store.set(f"here/{rank}", "1")
