@@ -63,7 +63,7 @@ __all__ = [
 LONGEST_WAIT = timedelta(
     hours=24
 )  # for one another, while the first decodes pictures or lets a teacher read
-CALLING = timedelta(seconds=20)  # for the launcher, which is there before its processes or has died
+CALLING = timedelta(seconds=10)  # for the launcher, which is there before its processes or has died
 MEETING = timedelta(minutes=5)  # until all are there
 BEAT = 2.0  # s between two signs of life
 SILENCE = 25.0  # s without one, after which a process counts as gone
