@@ -21,7 +21,7 @@ from t2i_cli.checkpoint import load_model, read_info, save_model
 from t2i_cli.checkpoint.safetensors_file import HEADER_HASH
 from t2i_cli.data import scan
 from t2i_cli.data.tar import Ending, Member, members
-from t2i_cli.errors import InputError
+from t2i_cli.errors import InputError, visible
 from t2i_cli.tokenizer import Tokenizer
 
 __all__ = ["TARGETS", "seeds"]
@@ -29,13 +29,13 @@ __all__ = ["TARGETS", "seeds"]
 
 @contextlib.contextmanager
 def refused() -> Iterator[None]:
-    """A refusal is one printable line with exit code 3; whatever else comes out is a failure."""
+    """A refusal is one line without a control character, exit code 3; whatever else comes out is a failure."""
     try:
         yield
     except InputError as error:
         assert error.exit_code == 3, error
-        assert str(error).isprintable(), repr(str(error))
-        assert error.hint.isprintable(), repr(error.hint)
+        for said in (str(error), error.hint):
+            assert visible(said, 10**6) == said, repr(said)
 
 
 @cache
@@ -94,7 +94,7 @@ def lines(data: bytes) -> None:
     """A stream of prompts, as lines and as JSON."""
     for request in prompts.requests(iter(data.split(b"\n"))):
         if isinstance(request, prompts.BadLine):
-            assert str(request.error).isprintable()
+            assert visible(request.error, 10**6) == str(request.error)
         elif request is not None:
             assert request.prompt.strip()
             request.prompt.encode()
