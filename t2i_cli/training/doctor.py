@@ -218,7 +218,7 @@ def _learnt_by_heart(stage: _Stage) -> bool:
     gap, spread = stage.now("gap", _LONG), stage.now("d_spread", _LONG)
     known = stage.now("d_seen", _LONG) - stage.now("d_val", _LONG)
     late = stage.progress > 0.05 and stage.steps >= 100
-    return late and gap > 0.1 and known > 0.6 * gap and known > 0.5 * spread
+    return late and gap > 0.1 and known > 0.6 * gap and known > spread
 
 
 def _runs_away(stage: _Stage) -> bool:
@@ -321,7 +321,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "learnt_by_heart", _GAN,
-        "after 5% and 100 steps of the stage, over 20 reports, d_seen - d_val is above 0.6 of the gap and 0.5 of "
+        "after 5% and 100 steps of the stage, over 20 reports, d_seen - d_val is above 0.6 of the gap and above "
         "d_spread, for 20 reports: to D, held-out pictures are nearer to generated ones than to those it trained on",
         "The discriminator learns the training pictures by heart: add pictures, raise augment or "
         "gamma, or stop here and keep best.safetensors.",
