@@ -276,6 +276,9 @@ class TrainConfig:
     alignment_weight: float = 0.2  # of the generator's image-text term
     mismatch_weight: float = 0.5  # of the mismatched-caption term of D
     discriminator_steps: int = 1  # D steps a G step
+    discriminator_head_start: float = (
+        0.1  # share of the stage in which D learns to judge a warm G, which waits
+    )
     discriminator_lr: float = 1.0  # D's learning rate, as a factor on adversarial_lr
     discriminator_alignment_weight: float = 1.0  # of D's own image-text term on real pictures
     gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
@@ -304,7 +307,7 @@ class TrainConfig:
             "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
-            "discriminator_steps": (1, 100), "discriminator_lr": (1e-3, 1e3),
+            "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
             "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "penalty_every": (1, 1000),
             "anchor_weight": (0, 1e3),
             "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9),

@@ -285,16 +285,23 @@ class Learner:
     def _adversarial(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         config, networks = self.config, self.networks
         d, g = networks.discriminator, networks.generator
-        lr = config.adversarial_lr * config.lr * _warm_cosine(progress, 0.01, 0.25)
+        alone = config.discriminator_head_start if self.anchor is not None else 0.0
+        own = max(0.0, progress - alone) / (1 - alone)  # of G's part of the stage
+        lr = config.adversarial_lr * config.lr
         beta = 0.9 + 0.09 * min(1.0, 2 * progress)
-        _set_lr(self.optimizers["generator"], lr, (0.0, beta))
-        _set_lr(self.optimizers["discriminator"], lr * config.discriminator_lr, (0.0, beta))
+        _set_lr(self.optimizers["generator"], lr * _warm_cosine(own, 0.01, 0.25), (0.0, beta))
+        _set_lr(
+            self.optimizers["discriminator"],
+            lr * config.discriminator_lr * _warm_cosine(progress, 0.01, 0.25),
+            (0.0, beta),
+        )
         strength = config.augment * min(1.0, 4 * progress)
         text = self.encode(batch.tokens, batch.mask)
         shown = self._dropped(text, random)
         figures: dict[str, Tensor | float] = {}
         noise = _normal(batch.images.shape, random)
-        fake = one_step(g, noise, shown)
+        with torch.set_grad_enabled(progress >= alone):
+            fake = one_step(g, noise, shown)
         for turn in range(config.discriminator_steps):
             if turn:
                 with torch.no_grad():
@@ -305,6 +312,9 @@ class Learner:
             if d_figures is None:
                 return StepResult({"d_loss": math.nan}, skipped=True)
             figures |= d_figures
+        if progress < alone:  # a D that knows nothing yet would only spoil what G has learned
+            self.images += len(batch.text)
+            return StepResult(figures)
         d.requires_grad_(requires_grad=False)
         networks.image_encoder.requires_grad_(requires_grad=False)
         seen = self._seen(fake, strength, random)
@@ -319,7 +329,7 @@ class Learner:
         else:
             game = losses.relativistic_g_loss(real_logits, fake_logits)
         loss = game
-        weight = config.alignment_weight * min(1.0, 20 * progress)
+        weight = config.alignment_weight * min(1.0, 20 * own)
         if weight:
             image_features = networks.image_encoder(seen)
             if config.alignment == "squared":
@@ -336,7 +346,7 @@ class Learner:
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
         if self.anchor is not None and config.anchor_weight:
-            pull = 0.005 + (config.anchor_weight - 0.005) * _cosine(progress)
+            pull = 0.005 + (config.anchor_weight - 0.005) * _cosine(own)
             with torch.no_grad():
                 start = one_step(self.anchor, noise, shown)
             anchor_loss = (fake - start).square().mean()

@@ -204,6 +204,31 @@ def test_the_discriminator_starts_from_the_generators_way_down() -> None:
     assert torch.equal(d.widen[0].weight, g.widen[0].weight)  # pyright: ignore
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_the_discriminator_has_a_head_start_where_the_generator_is_warm(warm: bool) -> None:
+    learner, batches = toy_learner(TrainConfig(**PLAIN, discriminator_head_start=0.5))
+    batch = one_batch(batches)
+    if warm:
+        run(learner, batch, "flow", 2)
+    learner.begin("adversarial")
+    g, d = (
+        [p.clone() for p in network.parameters()]
+        for network in (learner.networks.generator, learner.networks.discriminator)
+    )
+
+    def stayed(before: list[torch.Tensor], network: torch.nn.Module) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+    images = learner.images
+    rows = learner.step("adversarial", batch, 0, 0.4).figures
+    assert learner.images == images + 16
+    assert not stayed(d, learner.networks.discriminator)
+    assert stayed(g, learner.networks.generator) is warm
+    assert ("g_loss" in rows) is not warm
+    assert "g_loss" in learner.step("adversarial", batch, 1, 0.6).figures
+    assert not stayed(g, learner.networks.generator)
+
+
 def test_tensors_and_load_tensors_are_inverse() -> None:
     learner, batches = toy_learner(TrainConfig(**PLAIN))
     batch = one_batch(batches)
