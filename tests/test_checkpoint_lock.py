@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i_cli.checkpoint import RunLock
+from t2i_cli.checkpoint import RunLock, lock
 from t2i_cli.errors import OutputError, T2IError
 
 HOLD = """
@@ -121,3 +121,22 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError), RunLock(tmp_path / "file" / "run"):
         pass
+
+
+def test_many_holders_one_after_another_are_outwaited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each has removed its file between our open and our lock; on a busy machine that happens many times in a row."""
+    same, met = lock._same_file, 0
+
+    def gone(handle: int, path: Path) -> bool:
+        nonlocal met
+        met += 1
+        if met <= 300:
+            path.unlink()
+            return False
+        return same(handle, path)
+
+    monkeypatch.setattr(lock, "_same_file", gone)
+    with RunLock(tmp_path / "run"):
+        assert met == 301
