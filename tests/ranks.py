@@ -98,7 +98,7 @@ def start(work: Callable[[], Any], result: Path, rank: int, size: int, port: int
 
 
 def together(
-    folder: Path, name: str, work: Callable[[], Any], size: int = 2, patience: float = 60
+    folder: Path, name: str, work: Callable[[], Any], size: int = 2, patience: float = 180
 ) -> list[dict[str, Any]]:
     """Run a scenario in several processes; the exit code of each, what it told, and after how long it ended."""
     port, begun = free_port(), time.monotonic()
@@ -283,7 +283,7 @@ def on(rank: int, call: int, what: Callable[[TrainSettings], None]) -> Callable[
 
 def quick_watch() -> None:
     """Signs of life many times a second."""
-    distributed.BEAT, distributed.SILENCE = 0.05, 1.0
+    distributed.BEAT, distributed.SILENCE = 0.05, 4.0
 
 
 def everything(folder: Path) -> dict[str, Any]:

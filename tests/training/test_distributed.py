@@ -166,7 +166,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_save(
     assert second["code"] == -9
     assert first["code"] == 1
     assert first["told"] == "LostError: process 0 of 2 has lost the others"
-    assert first["after"] - second["after"] < 10
+    assert first["after"] - second["after"] < 30
     assert [row["code"] for row in told["killed resumed"]] == [0, 0]
     assert same_bits(place / "killed", place / "quiet")
 
