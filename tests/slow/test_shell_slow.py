@@ -313,7 +313,7 @@ def test_4_and_18_a_disk_that_fills_in_the_middle_of_a_stream(
         0,
     )
     prompts, bad = stream(chance, 300)
-    with small_disk(tmp_path / "small", "1m") as place:
+    with small_disk(tmp_path / "small", "3m") as place:  # room for all, once the ballast is gone
         for case in range(cases):
             for path in list(place.iterdir()):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
