@@ -17,7 +17,7 @@ from t2i_cli.errors import T2IError, visible
 __all__ = ["LOCK_NAME", "RunLock", "holder_of"]
 
 LOCK_NAME = ".lock"
-_ATTEMPTS = 1000  # each meets a holder that has just let go; on a busy machine many may, one after another
+_ATTEMPTS = 1000  # each meets a holder that has just let go; on a busy machine many may, in a row
 
 
 class RunLock:
