@@ -263,7 +263,7 @@ class TrainConfig:
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
     flow_lr: float = 6e-4  # AdamW
-    adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine
+    adversarial_lr: float = 5e-5  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
     ema_images: float = 500_000.0  # half-life of the average, in pictures; at most 5% of those seen
     # the flow's pictures that one step learns from
@@ -273,22 +273,22 @@ class TrainConfig:
     # the adversarial game
     loss: Literal["relativistic", "log"] = "relativistic"  # log: the non-saturating log-loss
     alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
-    alignment_weight: float = 0.2  # of the generator's image-text term
+    alignment_weight: float = 0.05  # of the generator's image-text term
     mismatch_weight: float = 0.5  # of the mismatched-caption term of D
     discriminator_steps: int = 1  # D steps a G step
     discriminator_head_start: float = (
         0.1  # share of the stage in which D learns to judge a warm G, which waits
     )
-    discriminator_lr: float = 1.0  # D's learning rate, as a factor on adversarial_lr
-    discriminator_alignment_weight: float = 1.0  # of D's own image-text term on real pictures
+    discriminator_lr: float = 12.0  # D's learning rate, as a factor on adversarial_lr
+    discriminator_alignment_weight: float = 0.1  # of D's own image-text term on real pictures
     gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
     penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
     r2: bool = True  # the penalty on generated pictures
-    anchor_weight: float = 0.2  # pull of G towards its flow start, falls to 0.005
+    anchor_weight: float = 1.0  # pull of G towards where the stage began, falls to 0.005
     ema: bool = True
     # what D and E see
-    augment: float = 0.5  # probability of each of shift, scale, cut-out, brightness in front of D
+    augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
     recolour: float = 0.5  # share of pictures with one named hue that are turned to another one
     mirror: float = 0.5  # share of pictures mirrored, never where a caption says left or right
     # the run

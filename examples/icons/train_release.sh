@@ -11,8 +11,7 @@ data=${1:-$here}
 [ $# -gt 0 ] && shift
 run=${RUN:-runs/icons}
 until t2i train "$data" -o "$run" --size "${SIZE:-tiny}" --time "${TIME:-190m}" \
-    --set contrastive=0.06 --set flow=0.54 --set distill=0.07 --set adversarial=0.33 --set augment=0.1 \
-    --set alignment_weight=0.05 --set discriminator_lr=3 --set discriminator_alignment_weight=0.1 --resume "$@"; do
+    --set contrastive=0.06 --set flow=0.54 --set distill=0.07 --set adversarial=0.33 --resume "$@"; do
     code=$?
     case $code in 2 | 3 | 130 | 143) exit $code ;; esac # what trying again cannot mend
     sleep 5

@@ -20,6 +20,10 @@ PLAIN = {
     "mirror": 0.0,
     "caption_dropout": 0.0,
     "ema_images": 200.0,
+    "alignment_weight": 0.2,
+    "discriminator_lr": 1.0,
+    "adversarial_lr": 2e-4,
+    "anchor_weight": 0.2,
 }
 
 
@@ -58,7 +62,7 @@ def fit(learner: Learner, batch: Batch) -> float:
 
 
 def test_one_batch_is_overfitted_through_every_stage() -> None:
-    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=3e-3, adversarial_lr=2e-4)
+    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=3e-3)
     learner, batches = toy_learner(config)
     batch = one_batch(batches)
     rows = run(learner, batch, "contrastive", 80)
