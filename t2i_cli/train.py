@@ -770,7 +770,10 @@ def _draw_pairs_again(run: _Run) -> Iterator[Event]:
     for position in made:
         run.learner.make_pairs(position, run.batches.get("distill", position, size))
         if run.settings.stop:
-            raise Stopped(run.settings.stop.signum, "stopped; nothing was trained since the save")
+            raise Stopped(
+                run.settings.stop.signum,
+                f"stopped at step {run.at.step:,}; saved, go on with --resume",
+            )
 
 
 # -- steps ----------------------------------------------------------------------------------------
