@@ -14,12 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Cli
 
 import t2i_cli
 from t2i_cli import cli as cli_module
 from t2i_cli.cli import parse_span, run
 from t2i_cli.errors import OutputError, Stopped, T2IError, UsageError
+from tests.conftest import Cli
 
 COMMANDS = ("check", "tokenize", "train", "sample", "eval", "info", "export")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -536,6 +536,7 @@ def test_dry_run_writes_no_run(
     assert plan["resolution"] == 32 and set(plan["stages"]) == {
         "contrastive",
         "flow",
+        "distill",
         "adversarial",
     }
     assert not out.exists()
