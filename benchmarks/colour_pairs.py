@@ -31,8 +31,7 @@ def unseen(captions: list[str], count: int, seed: int = 0) -> list[tuple[str, st
     for caption in captions:
         for colour in COLOURS:
             if colour in caption.lower().split():
-                thing = re.sub(rf"\b(an? )?{colour} ", "", caption.lower())
-                given.setdefault(thing, set()).add(colour)
+                given.setdefault(thing_of(caption.lower(), colour), set()).add(colour)
     plain = sorted(
         {c.lower() for c in captions if colour_of(c) and c.startswith("a") and "," not in c}
     )
@@ -41,11 +40,14 @@ def unseen(captions: list[str], count: int, seed: int = 0) -> list[tuple[str, st
         colour = colour_of(caption)
         if colour is None or len(caption.split()) > LONGEST or caption.split()[1] != colour:
             continue
-        thing = re.sub(rf"\b(an? )?{colour} ", "", caption)
-        for other in COLOURS:
-            if other not in given.get(thing, set()):
-                pairs.add((with_colour(caption, other), other))
+        for other in set(COLOURS) - given[thing_of(caption, colour)]:
+            pairs.add((with_colour(caption, other), other))
     return random.Random(seed).sample(sorted(pairs), min(count, len(pairs)))
+
+
+def thing_of(caption: str, colour: str) -> str:
+    """What a caption is about, without its colour: "a red cat" -> "cat"."""
+    return re.sub(rf"\b(an? )?{colour} ", "", caption)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -236,9 +236,13 @@ class _Run:
     def share(self, stage: str) -> float:
         return getattr(self.config, stage) / sum(getattr(self.config, name) for name in self.stages)
 
+    def share_before(self, stage: str) -> float:
+        """Of all stages before one."""
+        return sum(self.share(name) for name in self.stages[: self.stages.index(stage)])
+
     def stage_steps(self, stage: str) -> int:
         """Steps of a stage where steps rule: those of all stages together are the run's."""
-        before = sum(self.share(name) for name in self.stages[: self.stages.index(stage)])
+        before = self.share_before(stage)
         start, end = (
             round(self.config.steps * min(done, 1.0))
             for done in (before, before + self.share(stage))
@@ -252,8 +256,7 @@ class _Run:
         return min(1.0, self.at.stage_seconds / (self.config.time * self.share(self.at.stage)))
 
     def progress(self) -> float:
-        done = sum(self.share(name) for name in self.stages[: self.stages.index(self.at.stage)])
-        return done + self.share(self.at.stage) * self.stage_progress()
+        return self.share_before(self.at.stage) + self.share(self.at.stage) * self.stage_progress()
 
     def batch_size(self) -> int:
         return (
@@ -369,14 +372,12 @@ def train(settings: TrainSettings) -> Iterator[Event]:
 
 def _check_shares(run: _Run) -> None:
     processes = distributed.world().size
-    for name in ("contrastive_batch_size", "batch_size"):
+    sizes = {
+        "contrastive_batch_size" if stage == "contrastive" else "batch_size" for stage in run.stages
+    }
+    for name in sorted(sizes, reverse=True):
         rows = getattr(run.config, name)
-        used = (
-            run.stages[:1] == ["contrastive"]
-            if name[0] == "c"
-            else run.stages[-1:] != ["contrastive"]
-        )
-        if used and rows % processes:
+        if rows % processes:
             fewer = max(rows // processes, 1) * processes
             raise UsageError(
                 f"{name} = {rows}: {processes} processes cannot share it evenly",
@@ -761,19 +762,22 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
 
 def _draw_pairs_again(run: _Run) -> Iterator[Event]:
     """The pairs that a run had when it was saved: they are not part of its state, they follow from it."""
-    made, pairs = run.at.pairs, run.learner.pairs
-    if run.at.stage != "distill" or made == pairs.positions:
+    pairs, size = run.learner.pairs, run.batch_size()
+    pairs.keep(run.at.pairs)
+    missing = run.at.pairs[len(pairs) :]
+    if run.at.stage != "distill" or not missing:
         return
-    size = run.batch_size()
-    yield Message(f"drawing {len(made) * size:,} pictures again to learn from")
-    pairs.clear()
-    for position in made:
+    yield Message(f"drawing {len(missing) * size:,} pictures again to learn from")
+    for position in missing:
         run.learner.make_pairs(position, run.batches.get("distill", position, size))
-        if run.settings.stop:
-            raise Stopped(
-                run.settings.stop.signum,
-                f"stopped at step {run.at.step:,}; saved, go on with --resume",
-            )
+        if stop := run.agree():
+            _end(run, stop)
+
+
+def _end(run: _Run, stop: StopRequest) -> NoReturn:
+    """Stop where a signal asked for it and the state is saved."""
+    distributed.wait()  # torchrun ends all when the first of them has ended
+    raise Stopped(stop.signum, f"stopped at step {run.at.step:,}; saved, go on with --resume")
 
 
 # -- steps ----------------------------------------------------------------------------------------
@@ -818,8 +822,7 @@ def _stage(run: _Run) -> Iterator[Event]:
             yield from _save(run)
             run.settings.stop.save_now = False
         if stop:
-            distributed.wait()  # torchrun ends all when the first of them has ended
-            raise Stopped(stop.signum, f"stopped at step {at.step:,}; saved, go on with --resume")
+            _end(run, stop)
 
 
 def _due(run: _Run, last: float, every: float, now: float) -> bool:

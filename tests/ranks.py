@@ -7,7 +7,6 @@ Each scenario is a function that every process calls; what it returns is written
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import math
@@ -32,7 +31,7 @@ from t2i_cli.train import TrainSettings, train
 from t2i_cli.training import distributed, events
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.stages import STAGES, Learner
-from tests.toys import Toys, toy_learner
+from tests.toys import MICRO, Toys, toy_learner
 
 STEPS = 8
 # small steps: what rounding does to one is not to grow into a difference
@@ -53,10 +52,7 @@ def micro() -> None:
     """The tiny preset, made smaller still, and looks that take no time, in this process."""
     verb = sys.modules[train.__module__]
     verb.LOOK_STEPS, verb.GRID, verb.HELD_OUT = 1, 4, 8  # pyright: ignore[reportAttributeAccessIssue]
-    config.PRESETS["tiny"] = dataclasses.replace(
-        config.PRESETS["tiny"], channels={16: 32, 8: 32}, image_encoder_channels={16: 8, 8: 16}, blocks=1,
-        text_dim=16, text_depth=1,
-    )  # fmt: skip
+    config.PRESETS["tiny"] = MICRO
 
 
 def toy_folder(place: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import signal
@@ -21,7 +20,7 @@ from t2i_cli.signals import StopRequest
 from t2i_cli.train import TrainSettings, choose_device, plan, train
 from t2i_cli.training import events
 from t2i_cli.training.batches import Batches
-from tests.toys import Toys
+from tests.toys import MICRO, Toys
 
 CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
 STEPS = 12
@@ -30,15 +29,7 @@ STEPS = 12
 @pytest.fixture(autouse=True)
 def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny preset, made smaller still."""
-    tiny = dataclasses.replace(
-        config.PRESETS["tiny"],
-        channels={16: 32, 8: 32},
-        image_encoder_channels={16: 8, 8: 16},
-        blocks=1,
-        text_dim=16,
-        text_depth=1,
-    )
-    monkeypatch.setitem(config.PRESETS, "tiny", tiny)
+    monkeypatch.setitem(config.PRESETS, "tiny", MICRO)
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,16 @@ def _quiet(folder: Path, data: Path) -> tuple[dict[str, bytes], float]:
     return _bytes(folder / "quiet"), time.monotonic() - launch.begun
 
 
+def _undisturbed(launch: Launch, run: Path, expected: Any, number: int) -> list[str]:
+    """What is wrong with the end of a run that was disturbed on its way."""
+    code = launch.launcher.returncode
+    if code != 0:
+        return [f"run {number}: ended with {code}: {launch.text()[-2000:]}"]
+    if _bytes(run) != expected:
+        return [f"run {number}: other weights than the undisturbed run's"]
+    return []
+
+
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGKILL to the first, the second, or the launcher at random moments: all end in time, runs reach the same end."""
     from tests.ranks import toy_folder
@@ -161,12 +171,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
                 failures.append(f"{case}: the launcher ended with 0")
             if wrong := _whole(run):
                 failures.append(f"{case}: {wrong}")
-        if launch.launcher.returncode != 0:
-            failures.append(
-                f"run {runs}: ended with {launch.launcher.returncode}: {launch.text()[-2000:]}"
-            )
-        elif _bytes(run) != expected:
-            failures.append(f"run {runs}: other weights than the undisturbed run's")
+        failures += _undisturbed(launch, run, expected, runs)
     return {
         "cases": done,
         "failures": failures,
@@ -222,12 +227,7 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, Any]:
             saved = checkpoint.saved_step(run) or 0
             if f"stopped at step {saved:,}; saved" not in launch.text() or saved < before:
                 failures.append(f"{case}: saved step {saved}: {launch.text()[-2000:]}")
-        if launch.launcher.returncode != 0:
-            failures.append(
-                f"run {runs}: ended with {launch.launcher.returncode}: {launch.text()[-2000:]}"
-            )
-        elif _bytes(run) != expected:
-            failures.append(f"run {runs}: other weights than the undisturbed run's")
+        failures += _undisturbed(launch, run, expected, runs)
     return {"cases": done, "failures": failures, "runs": runs, "ways": ways, "slowest": slowest}
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from t2i_cli.config import ModelConfig, TextEncoderConfig, TrainConfig
+from t2i_cli.config import PRESETS, ModelConfig, TextEncoderConfig, TrainConfig
 from t2i_cli.models import Networks, build
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.stages import Learner
 
+# the tiny preset, made smaller still
+MICRO = dataclasses.replace(
+    PRESETS["tiny"],
+    channels={16: 32, 8: 32},
+    image_encoder_channels={16: 8, 8: 16},
+    blocks=1,
+    text_dim=16,
+    text_depth=1,
+)
 COLOURS = {
     "red": (220, 30, 30),
     "green": (30, 170, 60),

@@ -60,6 +60,7 @@ class Pairs:
         at = torch.randint(len(self), (1,), device=random.device, generator=random)
         return self._chunks[int(at)]
 
-    def clear(self) -> None:
-        """Forget them all."""
-        self._chunks.clear()
+    def keep(self, positions: list[int]) -> None:
+        """Forget all chunks from the first on whose position is not the one given in its place."""
+        same = [a == b for a, b in zip(self.positions, positions, strict=False)]
+        del self._chunks[(*same, False).index(False) :]

@@ -102,18 +102,16 @@ class Learner:
         if stage == "flow":
             self.start_average()
         if stage == "distill":
-            ema_update(self.networks.generator, self.average, 0.0)
             self.keep_anchor()
         if stage == "adversarial":
             # the flow knows clean pictures on its way down; what was distilled from it knows only noise
             looks = self.anchor or self.networks.generator
             if self.warm or self.images:
-                ema_update(self.networks.generator, self.average, 0.0)
                 self.keep_anchor()
             with torch.no_grad():
                 null = self.null(1).text_features
             self.networks.discriminator.start_from(looks, null)
-            self.pairs.clear()
+            self.pairs.keep([])
 
     def start_average(self) -> None:
         """Let the average begin at the generator's weights: for a run that starts from given ones."""
@@ -121,7 +119,8 @@ class Learner:
         ema_update(self.average, self.networks.generator, 0.0)
 
     def keep_anchor(self) -> None:
-        """Remember the averaged generator: the one to distill, or that the adversarial stage is pulled towards."""
+        """Go on from the averaged generator and remember it: to distill it, or to be pulled towards it."""
+        ema_update(self.networks.generator, self.average, 0.0)
         self.anchor = copy.deepcopy(self.average)
 
     @torch.no_grad()
@@ -228,7 +227,7 @@ class Learner:
     def _distill(
         self, batch: Batch, position: int, progress: float, random: torch.Generator
     ) -> StepResult:
-        """One step learns the flow's guided pictures by heart of their noise: Luhman & Luhman 2021, equation 5.
+        """One step learns what many guided steps make of the same noise: Luhman & Luhman 2021, equation 5.
 
         The first half of the stage makes pairs of its batches' captions while there is room; all of it learns.
         """

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
-import struct
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -144,16 +142,15 @@ def sound_weights() -> tuple[bytes, int]:
 
 def signed(header: bytes) -> bytes:
     """A file's start whose own digest holds, where the header has room for one."""
+    import faults
+
     text = header[8:] if len(header) > 8 else header
     with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError, KeyError):
         table = json.loads(text)
         table["__metadata__"][HEADER_HASH] = "0" * 64
         text = json.dumps(table, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-    raw = struct.pack("<Q", len(text)) + text
-    pin = f'"{HEADER_HASH}":"%s"'
-    digest = hashlib.sha256(raw).hexdigest()
-    return raw.replace((pin % ("0" * 64)).encode(), (pin % digest).encode())
+    return faults.sealed(text)
 
 
 @cache
