@@ -33,7 +33,11 @@ def unseen(captions: list[str], count: int, seed: int = 0) -> list[tuple[str, st
             if colour in caption.lower().split():
                 given.setdefault(thing_of(caption.lower(), colour), set()).add(colour)
     plain = sorted(
-        {c.lower() for c in captions if colour_of(c) and c.startswith("a") and "," not in c}
+        {
+            c.lower()
+            for c in captions
+            if colour_of(c) and c.startswith("a") and not re.search(r",|\band\b", c)
+        }
     )
     pairs: set[tuple[str, str]] = set()
     for caption in plain:

@@ -265,7 +265,9 @@ class TrainConfig:
     flow_lr: float = 6e-4  # AdamW
     adversarial_lr: float = 5e-5  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
-    ema_images: float = 500_000.0  # half-life of the average, in pictures; at most 5% of those seen
+    ema_images: float = (
+        500_000.0  # half-life of the average, in pictures; `training/ema.py` says how it begins
+    )
     # the flow's pictures that one step learns from
     distill_steps: int = 10  # of the flow, each with guidance
     distill_guidance: float = 2.5

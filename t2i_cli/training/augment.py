@@ -19,12 +19,14 @@ from t2i_cli.training.distributed import uniform
 
 __all__ = [
     "COLOURS",
+    "UNNAMED",
     "augment",
     "colour_of",
     "mirror",
     "random_background",
     "recolour",
     "sided",
+    "uncoloured",
     "with_colour",
 ]
 
@@ -38,18 +40,28 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "blue": (0.59, 1.05, 1.0),
     "purple": (0.765, 1.0, 0.95),
     "pink": (0.93, 0.6, 1.15),
+    "brown": (0.07, 1.0, 0.62),  # a dark orange
 }
-_WORD = re.compile(r"\b(red|orange|yellow|green|teal|blue|purple|pink)\b", re.IGNORECASE)
+UNNAMED = ""  # of a picture whose caption says no colour
+_WORD = re.compile(r"\b(red|orange|yellow|green|teal|blue|purple|pink|brown)\b", re.IGNORECASE)
+# greys beside a colour stay as they are; beside none they are the colour
+_GREY = re.compile(r"\b(black|white|gr[ae]y|silver)\b", re.IGNORECASE)
 _OTHER = re.compile(
-    r"\b(black|white|gr[ae]y|brown|beige|gold(?:en)?|silver|cyan|violet|colou?rful)\b",
+    r"\b(beige|gold(?:en)?|cyan|turquoise|violet|colou?r(?:s|ed|ful)?|rainbow|(?:light|medium|dark) skin tone)\b",
     re.IGNORECASE,
 )
+_NEVER = re.compile(  # a flag is its colours, and people are not to be called by a colour
+    r"\b(flags?|people|persons?|(?:wo)?m[ae]n|boys?|girls?|child(?:ren)?|bab(?:y|ies)|couple|family|kiss)\b",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"(an?|the) ", re.IGNORECASE)
 _SIDED = re.compile(
     r"\b(left|right|clockwise|anticlockwise|counterclockwise|east|west|flag)\b", re.IGNORECASE
 )
 _RANGE = {  # hue in turns that each word covers, for a picture's own colour: wide, since the caption has named it
     "red": (-0.06, 0.045), "orange": (0.02, 0.13), "yellow": (0.09, 0.2), "green": (0.18, 0.47), "teal": (0.4, 0.55),
-    "blue": (0.5, 0.7), "purple": (0.66, 0.88), "pink": (0.82, 1.02),
+    "blue": (0.5, 0.7), "purple": (0.66, 0.88), "pink": (0.82, 1.02), "brown": (0.0, 0.125),
+    UNNAMED: (0.0, 1.0),
 }  # fmt: skip
 
 
@@ -64,13 +76,25 @@ def colour_of(caption: str) -> str | None:
     return words[0].lower() if len(words) == 1 and not _OTHER.search(caption) else None
 
 
+def uncoloured(caption: str) -> bool:
+    """Whether a caption says nothing of colour and of nothing that has its own, so that one can be put in."""
+    return not any(words.search(caption) for words in (_WORD, _GREY, _OTHER, _NEVER))
+
+
 def with_colour(caption: str, colour: str) -> str:
-    """The caption with its colour word replaced, "an orange cat" -> "a red cat".
+    """The caption with its colour word replaced, or with one put in where there is none.
 
     >>> with_colour("an orange cat face", "red")
     'a red cat face'
+    >>> with_colour("a crying cat", "orange")
+    'an orange crying cat'
     """
-    text = _WORD.sub(colour, caption, count=1)
+    if _WORD.search(caption):
+        text = _WORD.sub(colour, caption, count=1)
+    elif _ARTICLE.match(caption):
+        text = _ARTICLE.sub(rf"\g<0>{colour} ", caption, count=1)
+    else:
+        text = f"{colour} {caption}"
     article = "an" if colour[0] in "aeiou" else "a"
     return re.sub(rf"\b[Aa]n? (?={colour}\b)", f"{article} ", text, count=1)
 
@@ -87,13 +111,14 @@ def recolour(
 
     Args:
         pixels: uint8 (b, h, w, 3 or 4), straight alpha.
-        colours: b colour words, what each picture's caption says.
+        colours: b colour words, what each picture's caption says, or `UNNAMED`.
         targets: b colour words, what it is to be.
         shift: fp32 (b,), added to the new hue, in turns.
 
     Returns:
         The pixels turned, and bool (b,): whether the picture has one main hue and it is the one that its caption
-        names; rows where it is not come back as they were.
+        names, or covers more than half of a picture whose caption names none; rows where it is not come back as
+        they were.
     """
     device = pixels.device
     colour = pixels[..., :3].float() / 255
@@ -121,14 +146,20 @@ def recolour(
     low, high = (torch.tensor([_RANGE[c][i] for c in colours], device=device) for i in (0, 1))
     named = ((main >= low) & (main <= high)) | ((main - 1 >= low) & (main - 1 <= high))
     coloured = (alpha * (saturation > 0.2)).sum((1, 2)) / alpha.sum((1, 2)).clamp(min=1)
-    fits = named & ((x.square() + y.square()).sqrt() > 0.85) & (coloured > 0.2)
+    least = torch.tensor([0.2 if c else 0.5 for c in colours], device=device)
+    fits = named & ((x.square() + y.square()).sqrt() > 0.85) & (coloured > least)
 
     to_hue, to_saturation, to_value = (
         torch.tensor([COLOURS[c][i] for c in targets], device=device) for i in (0, 1, 2)
     )
-    from_saturation, from_value = (
-        torch.tensor([COLOURS[c][i] for c in colours], device=device) for i in (1, 2)
-    )
+    table = torch.tensor(
+        list(COLOURS.values()), device=device
+    )  # hue, saturation, value of each word
+    of = torch.tensor([list(COLOURS).index(c) if c else -1 for c in colours], device=device)
+    nearest = ((main[:, None] - table[:-1, 0] + 0.5) % 1.0 - 0.5).abs().argmin(1)  # all but brown
+    brown = (main <= _RANGE["brown"][1]) & ((weight * value).sum((1, 2)) / total < 0.65)
+    of = torch.where(of < 0, torch.where(brown, len(table) - 1, nearest), of)
+    _, from_saturation, from_value = table[of].unbind(1)
     turn = (to_hue + shift - main)[:, None, None]
     hue = (hue + turn) % 1.0
     strong = (saturation > 0.12).float()  # greys, whites and blacks keep what they are

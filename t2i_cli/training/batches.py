@@ -20,12 +20,22 @@ from t2i_cli.data import batch_indices
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import PAD, Tokenizer
 from t2i_cli.training import distributed
-from t2i_cli.training.augment import COLOURS, colour_of, mirror, recolour, sided, with_colour
+from t2i_cli.training.augment import (
+    COLOURS,
+    UNNAMED,
+    colour_of,
+    mirror,
+    recolour,
+    sided,
+    uncoloured,
+    with_colour,
+)
 from t2i_cli.training.teacher import Lessons
 
 __all__ = ["Batch", "Batches", "Lesson", "Pictures", "seed_for"]
 
 FIRST_CAPTION = 0.4  # share of batches' rows that take a picture's first caption; the rest take any
+UNNAMED_SHARE = 0.5  # of `recolour`, for pictures whose captions name no colour
 
 
 class Pictures(Protocol):
@@ -83,7 +93,7 @@ class Batches:
         context_length: tokens, at most.
         seed: of the run.
         device: where batches go.
-        recolour: share of pictures with one named hue that are turned to another.
+        recolour: share of pictures with one named hue that are turned to another; half of it, where no hue is named.
         mirror: share of pictures that are mirrored where the caption allows it.
         lessons: of a teacher, for the contrastive stage.
     """
@@ -174,6 +184,8 @@ class Batches:
                     turns.append((position, colour, others[int(to * len(others))]))
                     if not colour_of(caption):
                         caption = coloured[int(any_of * len(coloured))]
+                elif turn < UNNAMED_SHARE * self._recolour and all(map(uncoloured, alternatives)):
+                    turns.append((position, UNNAMED, list(COLOURS)[int(to * len(COLOURS))]))
             chosen.append(caption)
         if turns:
             at = torch.tensor([position for position, _, _ in turns], device=self._device)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["ema_decay", "ema_update"]
+__all__ = ["ADVERSARIAL_SHARE", "SHARE", "ema_decay", "ema_update"]
+
+SHARE = 0.05  # half-life of the average, of a stage's pictures so far
+# of the adversarial stage's: its steps go round what they learn, and the mean of far ones is nearer to it
+ADVERSARIAL_SHARE = 0.25
 
 
-def ema_decay(batch_size: int, images: int, half_life: float, share: float = 0.05) -> float:
+def ema_decay(batch_size: int, images: int, half_life: float, share: float = SHARE) -> float:
     """Weight of the old average at a step: its half-life in pictures is the lesser of two.
 
     Args:

@@ -20,7 +20,7 @@ from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, man
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.augment import augment, random_background
 from t2i_cli.training.batches import Batch, seed_for
-from t2i_cli.training.ema import ema_decay, ema_update
+from t2i_cli.training.ema import ADVERSARIAL_SHARE, SHARE, ema_decay, ema_update
 from t2i_cli.training.pairs import Pairs
 
 __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
@@ -356,7 +356,7 @@ class Learner:
         networks.image_encoder.requires_grad_(requires_grad=True)
         if found is None:
             return StepResult({"g_loss": math.nan}, skipped=True)
-        self._averaged(len(batch.text))
+        self._averaged(len(batch.text), ADVERSARIAL_SHARE)
         figures |= {"g_loss": game.detach(), **found}
         return StepResult(figures)
 
@@ -462,13 +462,10 @@ class Learner:
             torch.where(rows[:, None], mask, text.mask),
         )
 
-    def _averaged(self, size: int) -> None:
+    def _averaged(self, size: int, share: float = SHARE) -> None:
         self.images += size
-        decay = (
-            ema_decay(size, self.images - self.images_before, self.config.ema_images)
-            if self.config.ema
-            else 0.0
-        )
+        seen = self.images - self.images_before
+        decay = ema_decay(size, seen, self.config.ema_images, share) if self.config.ema else 0.0
         ema_update(self.average, self.networks.generator, decay)
 
     def _descend(

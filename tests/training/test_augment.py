@@ -16,13 +16,15 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("colour", sorted(COLOURS))
-def test_recolour_turns_the_hue_to_the_word(colour: str) -> None:
+def test_recolour_turns_the_hue_to_the_word(colour: str, named: bool) -> None:
+    told = colour if named else a.UNNAMED
     toys = Toys()
     rows = [i for i, c in enumerate(toys.captions) if colour in c[0]]
     pixels = torch.tensor(toys.pixels[rows])
-    for target in ("red", "orange", "green", "blue", "purple"):
-        turned, fits = a.recolour(pixels, [colour] * 4, [target] * 4, torch.zeros(4))
+    for target in ("red", "orange", "green", "blue", "purple", "brown"):
+        turned, fits = a.recolour(pixels, [told] * 4, [target] * 4, torch.zeros(4))
         assert fits.all()
         assert {hue_name(picture.numpy()) for picture in turned} == {target}
         assert torch.equal(turned[..., 3], pixels[..., 3])
@@ -33,6 +35,25 @@ def test_recolour_leaves_a_picture_that_is_not_what_its_caption_says() -> None:
     turned, fits = a.recolour(pixels, ["blue"] * 4, ["green"] * 4, torch.zeros(4))
     assert not fits.any()
     assert torch.equal(turned, pixels)
+
+
+def test_recolour_without_a_word_for_it_asks_for_more_of_the_colour() -> None:
+    pixels = torch.full((1, 16, 16, 4), 255, dtype=torch.uint8)
+    pixels[0, :6, :, 1:3] = 30  # 6 of 16 rows red, the rest white
+    _, fits = a.recolour(pixels, ["red"], ["blue"], torch.zeros(1))
+    _, unnamed = a.recolour(pixels, [a.UNNAMED], ["blue"], torch.zeros(1))
+    assert fits.all()
+    assert not unnamed.any()
+
+
+def test_a_brown_picture_turned_to_red_is_as_bright_as_a_red_one() -> None:
+    brown = np.zeros((1, 16, 16, 4), np.uint8)
+    brown[:, 4:12, 4:12] = (121, 75, 40, 255)
+    for told in ("brown", a.UNNAMED):
+        turned, fits = a.recolour(torch.tensor(brown), [told], ["red"], torch.zeros(1))
+        assert fits.all()
+        assert hue_name(turned[0].numpy()) == "red"
+        assert int(turned[0, 8, 8, 0]) > 170
 
 
 def test_recolour_keeps_greys() -> None:
@@ -50,12 +71,36 @@ def test_recolour_keeps_greys() -> None:
         ("A Red cat", "red"),
         ("a red and blue flag", None),
         ("a cat", None),
-        ("a black and red bird", None),
+        ("a black and red bird", "red"),
+        ("a gold and red bird", None),
         ("a redcurrant", None),
     ],
 )
 def test_colour_of(caption: str, colour: str | None) -> None:
     assert a.colour_of(caption) == colour
+
+
+@pytest.mark.parametrize(
+    ("caption", "without"),
+    [
+        ("a crying cat", True),
+        ("a brown cat", False),
+        ("a black cat", False),
+        ("a colorful parrot", False),
+        ("a flag of Spain", False),
+        ("a woman with medium dark skin tone", False),
+        ("a person frowning", False),
+        ("a redcurrant", True),
+    ],
+)
+def test_uncoloured(caption: str, without: bool) -> None:
+    assert a.uncoloured(caption) == without
+
+
+def test_with_colour_puts_a_word_in() -> None:
+    assert a.with_colour("a crying cat", "orange") == "an orange crying cat"
+    assert a.with_colour("an owl", "red") == "a red owl"
+    assert a.with_colour("crying cat, tears", "red") == "red crying cat, tears"
 
 
 def test_with_colour_mends_the_article() -> None:
