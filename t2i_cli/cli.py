@@ -338,7 +338,7 @@ def train(
     }
     given: dict[str, Any] = {}
     for layer in (
-        {} if init is None else _shape_of(init),
+        {} if init is None else _begun(init),
         _read_toml(run_folder / "config.toml")
         if resume and (run_folder / "config.toml").is_file()
         else {},
@@ -706,12 +706,12 @@ def _auto_int(text: str, name: str) -> int | None:
         raise UsageError(f"{name} {text}: expected a whole number or auto") from None
 
 
-def _shape_of(model: str) -> dict[str, Any]:
-    """The settings that weights to start from bring with them."""
+def _begun(model: str) -> dict[str, Any]:
+    """The settings that weights to start from bring with them; they stand for the warm-up, unless it is asked for."""
     from t2i_cli.checkpoint import read_info, resolve_model
 
     config = read_info(resolve_model(model)).config
-    return {"size": config.size, "resolution": config.resolution}
+    return {"size": config.size, "resolution": config.resolution, "flow": 0.0}
 
 
 def _layout(name: str | None) -> CaptionsFrom | None:

@@ -267,17 +267,14 @@ class _Run:
 
 
 def _resolved(config: TrainConfig, device: torch.device, init: Path | None) -> TrainConfig:
-    """The config with what was left to the machine decided; weights to start from take the place of the warm-up.
+    """The config with what was left to the machine decided.
 
     Only a flow can be distilled: the run's own, or one that it starts from.
     """
-    ahead = config.distill + config.adversarial > 0
-    flow = 0.0 if init is not None and ahead else config.flow
-    many_steps_first = flow > 0 or (init is not None and _is_flow(init))
+    many_steps_first = config.flow > 0 or (init is not None and _is_flow(init))
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
-        flow=flow,
         distill=config.distill if many_steps_first else 0.0,
         batch_size=batch_size,
         contrastive_batch_size=config.contrastive_batch_size or 2 * batch_size,

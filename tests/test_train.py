@@ -268,10 +268,12 @@ def test_a_signal_while_pictures_are_decoded_ends_before_the_first_step(
     assert checkpoint.load_state(tmp_path / "run") is None
 
 
-def test_init_starts_from_weights_and_skips_the_warm_up(folder: Path, tmp_path: Path) -> None:
+def test_init_starts_from_weights(folder: Path, tmp_path: Path) -> None:
     ends(settings(folder, tmp_path / "a", config={"steps": 6}))
     given = tmp_path / "a" / "model.safetensors"
-    told = ends(settings(folder, tmp_path / "b", init=given, config={"steps": 2, "lr": 1e-9}))
+    told = ends(
+        settings(folder, tmp_path / "b", init=given, config={"steps": 2, "flow": 0.0, "lr": 1e-9})
+    )
     stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
     assert stages == ["tokenizer", "contrastive", "adversarial"]
     a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
@@ -287,7 +289,9 @@ def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path
     ends(settings(folder, tmp_path / "a", config={"steps": 4, "distill": 0.0, "adversarial": 0.0}))
     given = tmp_path / "a" / "model.safetensors"
     told = ends(
-        settings(folder, tmp_path / "b", init=given, config={"steps": 4, "contrastive": 0.0})
+        settings(
+            folder, tmp_path / "b", init=given, config={"steps": 4, "contrastive": 0.0, "flow": 0.0}
+        )
     )
     stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
     assert stages == ["tokenizer", "distill", "adversarial"]

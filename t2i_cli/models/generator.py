@@ -111,9 +111,8 @@ class Generator(nn.Module):
         variance = ((1 - s) * SIGMA_DATA) ** 2 + s**2
         c_skip = (1 - s) * SIGMA_DATA**2 / variance
         c_out = s * SIGMA_DATA * variance.rsqrt()
-        return c_skip * noisy + c_out * self._trunk(
-            noisy * variance.rsqrt(), level, text_embeds, mask, style
-        )
+        trunk = self._trunk(noisy * variance.rsqrt(), level, text_embeds, mask, style)
+        return torch.addcmul(c_skip * noisy, c_out, trunk)
 
     def _trunk(
         self, x: Tensor, level: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor

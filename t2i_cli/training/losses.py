@@ -84,8 +84,8 @@ def flow_loss(denoised: Tensor, images: Tensor, level: Tensor) -> Tensor:
         images: x, (b, c, h, w).
         level: s, (b,) in (0, 1].
     """
-    s = level.clamp(min=SMALLEST_LEVEL)[:, None, None, None]
-    return ((denoised - images) / s).square().mean()
+    each = F.mse_loss(denoised, images, reduction="none").mean((1, 2, 3))
+    return (each / level.clamp(min=SMALLEST_LEVEL).square()).mean()
 
 
 def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:

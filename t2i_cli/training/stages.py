@@ -575,7 +575,9 @@ def _another(text: Tensor) -> Tensor:
 
 
 def _normal(shape: torch.Size, random: torch.Generator) -> Tensor:
-    return distributed.normal(random, *shape)
+    """Standard normal, fp32 (b, c, h, w), channels-last as pictures are."""
+    b, c, h, w = shape
+    return distributed.normal(random, b, h, w, c).permute(0, 3, 1, 2)
 
 
 def _cosine(progress: float) -> float:

@@ -94,7 +94,7 @@ def test_lessons_hold_captions_other_colours_other_words_and_single_words(tmp_pa
     lessons = lessons_of(reader(), tmp_path)
     captions = lessons.texts[: lessons.captions]
     assert {"a red ball", "a pink ball", "ball, teal"} <= set(captions)
-    assert len(captions) == len(set(captions)) == 4 * 8 * 2
+    assert len(captions) == len(set(captions)) == 4 * 9 * 2
     assert "a crimson" in {lessons.texts[row] for row in lessons.words}
     rewrites = {
         text: {lessons.texts[row] for row in rows} for text, rows in lessons.rewrites.items()
