@@ -298,25 +298,24 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
     _read_data(run)
     _make_tokenizer(run)
     model = _make_networks(run)
-    rates: dict[str, float] = {}
+    stages: dict[str, dict[str, float]] = {}
     for stage in run.stages:
-        run.at.stage = stage
-        run.learner.begin(stage)
+        step, drawing = _timed(run, stage)
         size = run.batch_size()
-        for turn in range(2):
-            start = time.perf_counter()
-            run.learner.step(stage, run.batches.get(stage, turn, size), turn, 0.5)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            rates[stage] = size / (time.perf_counter() - start)
-    seconds = {
-        stage: run.stage_steps(stage)
-        * (run.config.contrastive_batch_size if stage == "contrastive" else run.config.batch_size)
-        / rates[stage]
-        if run.config.steps
-        else run.config.time * run.share(stage)
-        for stage in run.stages
-    }
+        room = max(
+            run.config.distill_pairs // size, 1
+        )  # batches that the stage draws along the flow
+        if run.config.steps:
+            steps = run.stage_steps(stage)
+            seconds = steps * step + min(steps / 2, room) * drawing
+        else:
+            seconds = run.config.time * run.share(stage)
+            steps = (seconds - min(seconds / 2 / (step + drawing), room) * drawing) / step
+        stages[stage] = {
+            "seconds": seconds,
+            "images_per_second": size / step,
+            "images": int(steps * size),
+        }
     return {
         "data": str(settings.data),
         "pictures": len(run.batches),
@@ -327,16 +326,30 @@ def plan(settings: TrainSettings) -> dict[str, Any]:
         "resolution": model.resolution,
         "channels": model.image_channels,
         "parameters": run.learner.networks.parameter_count(),
-        "stages": {
-            stage: {
-                "seconds": seconds[stage],
-                "images_per_second": rates[stage],
-                "images": int(seconds[stage] * rates[stage]),
-            }
-            for stage in run.stages
-        },
-        "seconds": sum(seconds.values()),
+        "stages": stages,
+        "seconds": sum(told["seconds"] for told in stages.values()),
     }
+
+
+def _timed(run: _Run, stage: str) -> tuple[float, float]:
+    """Seconds that a step of a stage takes, and those of drawing a batch along the flow, 0 where that is not done."""
+
+    def seconds(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    run.at.stage = stage
+    run.learner.begin(stage)
+    batches = [run.batches.get(stage, turn, run.batch_size()) for turn in range(2)]
+    _, step = (
+        seconds(lambda turn=turn: run.learner.step(stage, batches[turn], turn, 0.5))
+        for turn in range(2)
+    )
+    drawing = seconds(lambda: run.learner.make_pairs(1, batches[1])) if stage == "distill" else 0.0
+    return step, drawing
 
 
 def train(settings: TrainSettings) -> Iterator[Event]:

@@ -372,7 +372,16 @@ def test_plan_writes_nothing(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     assert told["pictures"] + told["held_out"] == 16
     assert set(told["stages"]) == {"contrastive", "flow", "distill", "adversarial"}
-    assert told["seconds"] > 0
+    assert told["seconds"] == sum(stage["seconds"] for stage in told["stages"].values())
+    for name, stage in told["stages"].items():
+        alone = stage["images"] / stage["images_per_second"]
+        assert stage["images"] > 0
+        # distill also draws what it learns from
+        assert (
+            stage["seconds"] > 1.05 * alone
+            if name == "distill"
+            else stage["seconds"] == pytest.approx(alone)
+        )
 
 
 def test_a_device_that_is_not_there() -> None:
