@@ -70,7 +70,12 @@ FLAGS = {
     "--json": "json_rows",
 }  # fmt: skip  # as cli.sample declares them
 _EVERYWHERE = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
-_ENVIRONMENT = ("T2I_SEED", "T2I_BACKGROUND", "T2I_NO_METADATA")  # defaults that only typer reads
+_ENVIRONMENT = {"T2I_DEVICE": "device", "T2I_SEED": "seed", "T2I_BACKGROUND": "background"}
+_SWITCH = {
+    word: on
+    for on, words in ((True, "1 true yes on"), (False, "0 false no off"))
+    for word in words.split()
+}
 
 
 def quick(arguments: Sequence[str]) -> int | None:
@@ -104,13 +109,15 @@ def settings_of(arguments: Sequence[str]) -> SampleSettings | None:
     >>> settings_of(["a cat", "--help"]) is None
     True
     """
-    if any(name in os.environ for name in _ENVIRONMENT):
+    bare = os.environ.get("T2I_NO_METADATA") or "0"
+    if bare not in _SWITCH:
         return None
     kinds = {
         item.name: str(item.type).removesuffix(" | None")
         for item in dataclasses.fields(SampleSettings)
     }
-    values: dict[str, Any] = {"device": os.environ.get("T2I_DEVICE") or "auto"}
+    values: dict[str, Any] = {"no_metadata": _SWITCH[bare]}
+    values |= {name: told for key, name in _ENVIRONMENT.items() if (told := os.environ.get(key))}
     words: list[str] = []
     rest = list(arguments)
     while rest:

@@ -82,4 +82,13 @@ def test_the_environment_counts(monkeypatch):
     monkeypatch.setenv("T2I_DEVICE", "cpu")
     assert settings_of(["a"]).device == "cpu"
     monkeypatch.setenv("T2I_SEED", "5")
+    monkeypatch.setenv("T2I_BACKGROUND", "white")
+    assert settings_of(["a"]) == SampleSettings(("a",), device="cpu", seed="5", background="white")
+    assert settings_of(["a", "--seed", "7"]).seed == "7"
+    monkeypatch.setenv("T2I_SEED", "")
+    assert settings_of(["a"]).seed == "0"
+    for value, bare in (("1", True), ("true", True), ("0", False), ("", False)):
+        monkeypatch.setenv("T2I_NO_METADATA", value)
+        assert settings_of(["a"]).no_metadata is bare
+    monkeypatch.setenv("T2I_NO_METADATA", "perhaps")
     assert settings_of(["a"]) is None
