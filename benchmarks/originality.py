@@ -1,0 +1,84 @@
+"""Whether pictures are new, and differ from each other: `python -m benchmarks.originality MODEL DATA`.
+
+Distances are those of the evaluation encoder's features, which no training loss saw. For held-out captions: the
+distance of each picture to the nearest training picture, over that of held-out real ones; `--sheet` draws the 16
+nearest pairs. For some captions, eight pictures each: how often two of them are nearer to each other than
+the nearest neighbours of real pictures mostly are (the 5th percentile of these distances).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from t2i_cli import checkpoint, evaluate, images, load
+from t2i_cli.encoders import load_encoder
+
+EIGHT = 8
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--prompts", type=int, default=50, help="with eight pictures each")
+    parser.add_argument("--sheet", type=Path, help="the 16 pairs nearest to each other")
+    asked = parser.parse_args()
+    told = evaluate.evaluate(
+        evaluate.EvalSettings(
+            (asked.model,), asked.data, scores=("nearest", "copies"), count=asked.count
+        )
+    )
+    subject = told.subjects[0]
+    order = subject.distance.argsort()[:16].tolist()
+    real = told.images.pixels[told.train[subject.nearest[order].numpy()]]
+    encoder = load_encoder()
+    train = encoder.features(told.images.pixels[told.train[:: max(len(told.train) // 2000, 1)]])
+    gaps = torch.cdist(train, train).fill_diagonal_(torch.inf).amin(1)
+    limit = float(gaps.quantile(0.05))
+
+    model = load(asked.model)
+    captions = subject.captions[: asked.prompts]
+    drawn = np.stack(
+        [
+            np.asarray(made)
+            for caption in captions
+            for made in model.sample_many([caption] * EIGHT, list(range(EIGHT)))
+        ]
+    )
+    features = encoder.features(drawn).view(len(captions), EIGHT, -1)
+    apart = torch.stack(
+        [torch.cdist(eight, eight).fill_diagonal_(torch.inf).amin() for eight in features]
+    )
+    print(
+        json.dumps(
+            {
+                "pictures": len(subject.pictures),
+                "nearest, over that of real ones": round(subject.scores["nearest"].value, 3),
+                "copies": round(subject.scores["copies"].value, 4),
+                "nearest of all": round(float(subject.distance.min()), 3),
+                "prompts with two of eight alike": round(float((apart < limit).float().mean()), 3),
+                "alike is under": round(limit, 3),
+                "closest two of eight, median": round(float(apart.median()), 3),
+            }
+        )
+    )
+    if asked.sheet:
+        cells = np.stack([subject.pictures[order], real], axis=1).reshape(-1, *real.shape[1:])
+        labels = [
+            label
+            for row in order
+            for label in (subject.captions[row], f"training, {float(subject.distance[row]):.2f}")
+        ]
+        sheet = images.grid(cells, labels, columns=8)
+        checkpoint.write_atomic(asked.sheet, images.encode(sheet))
+
+
+if __name__ == "__main__":
+    main()
