@@ -103,7 +103,7 @@ def main() -> None:
         learner.warm = True
         learner.begin(stage)
         batch = batches.get(stage, 0, sizes[stage])
-        steps[stage] = lambda stage=stage, batch=batch: learner.step(stage, batch, 0, 0.5)
+        steps[stage] = lambda stage=stage, batch=batch: learner.step(stage, batch, 0, 0.6)
         steps[stage]()
     if asked.memory:
         print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
@@ -111,7 +111,7 @@ def main() -> None:
     flops: dict[str, float] = {}
     for stage, step in steps.items():
         with FlopCounterMode(display=False) as counter:
-            step()
+            step()  # distill draws no pairs in the second half of its stage
         flops[stage] = counter.get_total_flops()
     config = learner.networks.config
     floors = {

@@ -293,6 +293,7 @@ class TrainConfig:
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
     recolour: float = 0.5  # share of pictures with one named hue that are turned to another one
     mirror: float = 0.5  # share of pictures mirrored, never where a caption says left or right
+    slips: float = 0.1  # share of captions that are read with a slip of the pen
     # the run
     val: float = 0.02  # share of pictures held out, where the data names no split
     save_every: float = 300.0  # s
@@ -312,7 +313,8 @@ class TrainConfig:
             "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
             "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "penalty_every": (1, 1000),
             "anchor_weight": (0, 1e3),
-            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9),
+            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "slips": (0, 1),
+            "val": (0, 0.5), "save_every": (0, 1e9),
             "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),
             "teacher_weight": (0, 1e3),
         }  # fmt: skip

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, metrics
-from t2i_cli.config import ModelConfig, TrainConfig, model_config
+from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config
 from t2i_cli.errors import (
     DeviceError,
     OutputError,
@@ -37,7 +37,7 @@ from t2i_cli.errors import (
     WeightsError,
 )
 from t2i_cli.folders import cache_folder
-from t2i_cli.models import Networks, TextEncoding, build, many_steps, one_step
+from t2i_cli.models import Networks, TextEncoding, build, grow, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.signals import StopRequest
@@ -485,7 +485,7 @@ def _train(run: _Run) -> Iterator[Event]:
         yield from _draw_pairs_again(run)
     counts = run.learner.networks.parameter_count()
     yield Message(
-        f"{run.config.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
+        f"{model.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
         f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}{_processes()}"
     )
     if settings.tensorboard and run.first:
@@ -642,6 +642,11 @@ def _make_networks(run: _Run) -> ModelConfig:
                 f"the data is {kinds[channels]}",
                 "convert the pictures, or train without --init",
             )
+        sizes = list(PRESETS)
+        if model.size in sizes and sizes.index(config.size) > sizes.index(model.size):
+            model = model_config(
+                config.size, config.resolution, channels, run.tokenizer.vocab_size, model.text.kind
+            )
     else:
         kind = "lstm" if config.text_encoder == "lstm" else "transformer"
         model = model_config(
@@ -649,7 +654,9 @@ def _make_networks(run: _Run) -> ModelConfig:
         )
         loaded = None
     networks = build(model, discriminator=True)
-    if loaded is not None:
+    if loaded is not None and loaded.config != model:
+        grow(loaded.networks, networks, config.seed)
+    elif loaded is not None:
         for name, network in loaded.networks.named_children():
             getattr(networks, name).load_state_dict(network.state_dict())
     networks.to(run.device)
@@ -664,6 +671,7 @@ def _make_networks(run: _Run) -> ModelConfig:
         device=run.device,
         recolour=config.recolour,
         mirror=config.mirror,
+        slips=config.slips,
         lessons=run.lessons,
     )
     run.learner = Learner(networks, config, run.batches.tokens([""]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -16,7 +17,9 @@ from t2i_cli import checkpoint, config, images
 from t2i_cli import train as train_module
 from t2i_cli.config import TrainConfig
 from t2i_cli.errors import Stopped, TrainingError, UsageError
+from t2i_cli.models import one_step
 from t2i_cli.signals import StopRequest
+from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.train import TrainSettings, choose_device, plan, train
 from t2i_cli.training import events
 from t2i_cli.training.batches import Batches
@@ -283,6 +286,37 @@ def test_init_starts_from_weights(folder: Path, tmp_path: Path) -> None:
         assert torch.allclose(tensor.float(), trained[name].float(), atol=1e-3)
     with pytest.raises(UsageError, match="asks for 64"):
         ends(settings(folder, tmp_path / "c", init=given, config={"resolution": 64}))
+
+
+def test_a_larger_size_grows_out_of_the_weights_that_it_starts_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = {grid: 2 * width for grid, width in MICRO.channels.items()}
+    monkeypatch.setitem(
+        config.PRESETS, "small", dataclasses.replace(MICRO, channels=wider, text_depth=2)
+    )
+    ends(settings(folder, tmp_path / "a", config={"steps": 6}))
+    given = tmp_path / "a" / "model.safetensors"
+    more = {"steps": 1, "lr": 1e-9, "contrastive": 0.0, "flow": 0.0}
+    ends(settings(folder, tmp_path / "b", init=given, config={**more, "size": "small"}))
+    a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
+    assert (a.config.size, b.config.size) == ("tiny", "small")
+    assert b.config.channels == tuple(wider.values())
+    noise = torch.randn(2, 4, 32, 32)
+    tokens, mask = Tokenizer(a.tokenizer).batch(["a red ball", "a blue bar"], 16)
+    pictures = []
+    with torch.no_grad():
+        for model in (a, b):
+            encoder, generator = model.networks.text_encoder, model.networks.generator
+            text = encoder(torch.from_numpy(tokens), torch.from_numpy(mask))
+            pictures.append(one_step(generator, noise, text))
+    torch.testing.assert_close(pictures[0], pictures[1], rtol=0.02, atol=0.02)
+    # never into a smaller one: the weights' own size is kept
+    ends(settings(folder, tmp_path / "c", init=tmp_path / "b" / "model.safetensors", config=more))
+    assert checkpoint.load_model(tmp_path / "c" / "model.safetensors").config.size == "small"
+    monkeypatch.setitem(config.PRESETS, "base", dataclasses.replace(MICRO, text_dim=32))
+    with pytest.raises(UsageError, match="cannot grow into base"):
+        ends(settings(folder, tmp_path / "d", init=given, config={**more, "size": "base"}))
 
 
 def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path) -> None:

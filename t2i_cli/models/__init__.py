@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from t2i_cli.config import ModelConfig
 from t2i_cli.models.discriminator import Discriminator, Judgement
 from t2i_cli.models.generator import Generator, many_steps, one_step
+from t2i_cli.models.grow import grow
 from t2i_cli.models.image_encoder import ImageEncoder
 from t2i_cli.models.text_encoder import TextEncoder, TextEncoding
 
@@ -21,6 +22,7 @@ __all__ = [
     "TextEncoding",
     "build",
     "encode",
+    "grow",
     "many_steps",
     "one_step",
 ]

@@ -2,14 +2,15 @@
 
 Shift, scale, cut-out and mild brightness in front of D (Zhao et al. 2020: the same kind for real and
 generated pictures, and G learns through them); never a hue, never a quarter turn. A mirror only where no
-caption says left or right. And
-`recolour`, which turns the hue of a picture *and* the word in its caption.
+caption says left or right. And `recolour`, which turns the hue of a picture *and* the word in its caption.
+`slip` changes a caption as people mistype it.
 """
 
 from __future__ import annotations
 
 import re
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator as Random
@@ -26,6 +27,7 @@ __all__ = [
     "random_background",
     "recolour",
     "sided",
+    "slip",
     "uncoloured",
     "with_colour",
 ]
@@ -97,6 +99,20 @@ def with_colour(caption: str, colour: str) -> str:
         text = f"{colour} {caption}"
     article = "an" if colour[0] in "aeiou" else "a"
     return re.sub(rf"\b[Aa]n? (?={colour}\b)", f"{article} ", text, count=1)
+
+
+def slip(text: str, random: np.random.Generator) -> str:
+    """The text with one slip of the pen: a letter left out, doubled or exchanged with the next, or an s at the end."""
+    if len(text) < 4:
+        return text
+    at = int(random.integers(1, len(text) - 1))
+    kinds = (
+        text[:at] + text[at + 1 :],
+        text[:at] + text[at] + text[at:],
+        text[: at - 1] + text[at] + text[at - 1] + text[at + 1 :],
+        text + "s",
+    )
+    return kinds[int(random.integers(len(kinds)))]
 
 
 def mirror(images: Tensor, rows: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from t2i_cli.training.augment import (
     mirror,
     recolour,
     sided,
+    slip,
     uncoloured,
     with_colour,
 )
@@ -70,7 +71,7 @@ class Batch:
     tokens: Tensor  # int64 (b, t), cut to the longest of the batch
     mask: Tensor  # bool (b, t)
     text: Tensor  # int64 (rows of the whole batch,), equal where two rows have the same caption
-    captions: list[str]  # of the whole batch
+    captions: list[str]  # of the whole batch, as meant; tokens may be read with a slip of the pen
     lesson: Lesson | None = None  # in the contrastive stage of a run with a teacher
 
 
@@ -95,6 +96,7 @@ class Batches:
         device: where batches go.
         recolour: share of pictures with one named hue that are turned to another; half of it, where no hue is named.
         mirror: share of pictures that are mirrored where the caption allows it.
+        slips: share of captions that are read with a slip of the pen.
         lessons: of a teacher, for the contrastive stage.
     """
 
@@ -109,6 +111,7 @@ class Batches:
         device: torch.device,
         recolour: float = 0.0,
         mirror: float = 0.0,
+        slips: float = 0.0,
         lessons: Lessons | None = None,
     ) -> None:
         self.indices = indices
@@ -120,7 +123,7 @@ class Batches:
             context_length,
             device,
         )
-        self._recolour, self._mirror = recolour, mirror
+        self._recolour, self._mirror, self._slips = recolour, mirror, slips
         self._tokens: dict[str, list[int]] = {}
         self._resident: Tensor | None = None
         if (
@@ -203,10 +206,13 @@ class Batches:
         flips &= [
             not any(sided(text) for text in self._pictures.captions[int(row)]) for row in rows
         ]
+        slips = random.random(len(rows)) < self._slips
+        read = [slip(text, random) if on else text for text, on in zip(chosen, slips, strict=True)]
         return self._batch(
             mirror(to_images(pixels[mine]), torch.tensor(flips[mine], device=self._device)),
             chosen,
             mine,
+            read,
         )
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -223,8 +229,11 @@ class Batches:
             return self._resident[torch.from_numpy(rows).to(self._device)]
         return torch.from_numpy(np.ascontiguousarray(self._pictures.pixels[rows])).to(self._device)
 
-    def _batch(self, images: Tensor, captions: list[str], mine: slice) -> Batch:
-        tokens, mask = self.tokens(captions[mine])
+    def _batch(
+        self, images: Tensor, captions: list[str], mine: slice, read: list[str] | None = None
+    ) -> Batch:
+        """The batch of some captions, and of how they are read where that is not as they are meant."""
+        tokens, mask = self.tokens((read or captions)[mine])
         assert not bool((tokens[:, 0] == PAD).any())
         _, text = np.unique(np.array(captions, dtype=object), return_inverse=True)
         return Batch(

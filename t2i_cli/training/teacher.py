@@ -25,9 +25,9 @@ from torch import Tensor
 
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
-from t2i_cli.training.augment import COLOURS, colour_of, with_colour
+from t2i_cli.training.augment import COLOURS, colour_of, slip, with_colour
 
-__all__ = ["BUILTIN", "Lessons", "Teacher", "load_teacher", "make_lessons", "slip"]
+__all__ = ["BUILTIN", "Lessons", "Teacher", "load_teacher", "make_lessons"]
 
 BUILTIN = ("builtin", "lstm")  # text encoders that need no teacher
 LONGEST = 64  # of the teacher's tokens
@@ -131,20 +131,6 @@ class Lessons:
         extra = [slip(text, random) if random.random() < SLIPS else text for text in extra]
         rows = [self.rows[captions[place]] for place in known] + chosen
         return torch.tensor(known, dtype=torch.int64), extra, self.features[rows].float()
-
-
-def slip(text: str, random: np.random.Generator) -> str:
-    """The text with one slip of the pen: a letter left out, doubled or exchanged with the next, or an s at the end."""
-    if len(text) < 4:
-        return text
-    at = int(random.integers(1, len(text) - 1))
-    kinds = (
-        text[:at] + text[at + 1 :],
-        text[:at] + text[at] + text[at:],
-        text[: at - 1] + text[at] + text[at - 1] + text[at + 1 :],
-        text + "s",
-    )
-    return kinds[int(random.integers(len(kinds)))]
 
 
 def load_teacher(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Teacher:

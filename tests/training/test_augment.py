@@ -167,3 +167,11 @@ def test_mirror() -> None:
     out = a.mirror(images, torch.tensor([True, False]))
     assert torch.equal(out[0], images[0].flip(2))
     assert torch.equal(out[1], images[1])
+
+
+def test_a_slip_changes_one_thing() -> None:
+    pen = np.random.default_rng(0)
+    slips = {a.slip("a banana", pen) for _ in range(200)}
+    assert all(abs(len(text) - len("a banana")) <= 1 for text in slips)
+    assert {"a bananas", "a baana", "a bannana"} <= slips
+    assert a.slip("cat", pen) == "cat"

@@ -57,6 +57,22 @@ def test_recoloured_captions_are_true() -> None:
     assert changed > 20
 
 
+def test_slips_change_what_is_read_and_not_what_is_meant() -> None:
+    plain, slipped = batches(), batches(slips=1.0)
+    for step in range(4):
+        a, b = plain.get("flow", step, 8), slipped.get("flow", step, 8)
+        assert a.captions == b.captions  # the same pictures, captions and rows that are one text
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.text, b.text)
+        read = [tuple(tokens[mask].tolist()) for tokens, mask in zip(b.tokens, b.mask, strict=True)]
+        meant = [
+            tuple(tokens[mask].tolist()) for tokens, mask in zip(a.tokens, a.mask, strict=True)
+        ]
+        assert sum(one != other for one, other in zip(read, meant, strict=True)) >= 6
+        again = slipped.get("flow", step, 8)
+        assert torch.equal(b.tokens, again.tokens)
+
+
 def test_text_is_equal_where_captions_are() -> None:
     batch = batches().of(np.array([0, 1, 0]))
     assert batch.text.tolist()[0] == batch.text.tolist()[2] != batch.text.tolist()[1]

@@ -20,7 +20,7 @@ from t2i_cli.errors import UsageError, WeightsError
 from t2i_cli.training import losses
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.stages import Learner
-from t2i_cli.training.teacher import Lessons, Teacher, load_teacher, make_lessons, slip
+from t2i_cli.training.teacher import Lessons, Teacher, load_teacher, make_lessons
 from tests.toys import Toys, toy_networks, toy_tokenizer
 
 MEANING = {
@@ -149,14 +149,6 @@ def test_a_lesson_is_fixed_by_its_randomness_and_matches_its_texts(tmp_path: Pat
     assert torch.equal(features[:5], lessons.features[rows].float())
     assert torch.allclose(features.norm(dim=1), torch.ones(len(features)), atol=2e-3)
     assert lessons.lesson(captions, np.random.default_rng(6))[1] != extra
-
-
-def test_a_slip_changes_one_thing() -> None:
-    random = np.random.default_rng(0)
-    slips = {slip("a banana", random) for _ in range(200)}
-    assert all(abs(len(text) - len("a banana")) <= 1 for text in slips)
-    assert {"a bananas", "a baana", "a bannana"} <= slips
-    assert slip("cat", random) == "cat"
 
 
 def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: Path) -> None:
