@@ -36,10 +36,17 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (b, c, h, w) in [-1, 1] -> image_features (b, d), fp32, unit norm."""
+        x = self.feature_maps(images)[-1]
+        return F.normalize(self.head(self.norm(x.float().mean(dim=(2, 3)))), dim=1)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images (b, c, h, w) in [-1, 1] -> what each level makes of them, finest first: (b, width, grid, grid)."""
         x = self.conv_in(fold(images.to(self.trunk_dtype), self.config.fold))
+        maps: list[Tensor] = []
         for index, level in enumerate(self.levels):
+            if index:
+                x = self.widen[index - 1](downsample(x))
             for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x)
-            if index < len(self.widen):
-                x = self.widen[index](downsample(x))
-        return F.normalize(self.head(self.norm(x.float().mean(dim=(2, 3)))), dim=1)
+            maps.append(x)
+        return maps

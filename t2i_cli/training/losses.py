@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,7 @@ __all__ = [
     "log_d_loss",
     "log_g_loss",
     "mismatch_loss",
+    "perceptual_loss",
     "relation_loss",
     "relativistic_d_loss",
     "relativistic_g_loss",
@@ -96,6 +99,27 @@ def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:
         target: fp32 (b, c, h, w) in [-1, 1].
     """
     return (drawn - target).square().mean()
+
+
+def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Squared distance of two pictures in the features of a network, each cell's of unit norm, summed over levels.
+
+    Zhang et al. 2018 (LPIPS), equation 1, with all weights one: a picture that is blurred, or a shape that is nearly
+    there, is far from the sharp one here, where the error of its pixels is small.
+
+    Args:
+        drawn: of each level, the feature maps (b, c, h, w) of what was drawn.
+        target: likewise, of what it should be.
+    """
+    return torch.stack(
+        [
+            (F.normalize(mine.float(), dim=1) - F.normalize(theirs.float(), dim=1))
+            .square()
+            .sum(dim=1)
+            .mean()
+            for mine, theirs in zip(drawn, target, strict=True)
+        ]
+    ).sum()
 
 
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

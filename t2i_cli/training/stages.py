@@ -242,13 +242,23 @@ class Learner:
         chunk = self.pairs.pick(random)
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         drawn = one_step(networks.generator, noise, text)
-        loss = losses.distill_loss(drawn, chunk.images())
-        found = self._descend(optimizer, loss, MAX_NORM)
+        target = chunk.images()
+        loss = whole = losses.distill_loss(drawn, target)
+        figures: dict[str, Tensor | float] = {}
+        if self.config.distill_perceptual:
+            encoder = networks.image_encoder.requires_grad_(requires_grad=False)
+            with torch.no_grad():
+                wanted = encoder.feature_maps(target)
+            perceptual = losses.perceptual_loss(encoder.feature_maps(drawn), wanted)
+            encoder.requires_grad_(requires_grad=True)
+            whole = loss + self.config.distill_perceptual * perceptual
+            figures["perceptual_loss"] = perceptual.detach()
+        found = self._descend(optimizer, whole, MAX_NORM)
         if found is None:
             return StepResult({"distill_loss": math.nan}, skipped=True)
         self._averaged(size)
         pairs = float(len(self.pairs) * size)
-        return StepResult({"distill_loss": loss.detach(), "pairs": pairs, **found})
+        return StepResult({"distill_loss": loss.detach(), "pairs": pairs, **figures, **found})
 
     @torch.no_grad()
     def make_pairs(self, position: int, batch: Batch) -> bool:

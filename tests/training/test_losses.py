@@ -54,6 +54,24 @@ def test_flow_loss_is_the_error_of_the_velocity() -> None:
     assert float(got) == pytest.approx(expected, rel=1e-10)
 
 
+def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
+    mine = [RNG.normal(size=(2, 5, 4, 4)), RNG.normal(size=(2, 3, 2, 2))]
+    theirs = [RNG.normal(size=level.shape) for level in mine]
+    expected = 0.0
+    for a, b in zip(mine, theirs, strict=True):
+        cells = zip(
+            a.transpose(0, 2, 3, 1).reshape(-1, a.shape[1]),
+            b.transpose(0, 2, 3, 1).reshape(-1, a.shape[1]),
+            strict=True,
+        )
+        apart = [((x / np.linalg.norm(x) - y / np.linalg.norm(y)) ** 2).sum() for x, y in cells]
+        expected += np.mean(apart)
+    levels = [[torch.tensor(level) for level in pair] for pair in (mine, theirs)]
+    assert float(losses.perceptual_loss(*levels)) == pytest.approx(expected, rel=1e-5)
+    brighter = [3 * level for level in levels[0]]
+    assert float(losses.perceptual_loss(levels[0], brighter)) == pytest.approx(0, abs=1e-9)
+
+
 def test_adversarial_losses_against_their_formulas() -> None:
     real, fake, other = (RNG.normal(size=32) * 3 for _ in range(3))
     r, f, o = torch.tensor(real), torch.tensor(fake), torch.tensor(other)
