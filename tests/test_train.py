@@ -165,6 +165,7 @@ def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_p
         "contrastive_loss",
         "flow_loss",
         "distill_loss",
+        "perceptual_loss",
         "d_loss",
         "g_loss",
         "r1",
