@@ -74,6 +74,7 @@ VARIANTS = {
     "no-distill": Variant({"adversarial": 1 - HALF}),
     "no-game": Variant({"distill": 1 - HALF}),
     "no-game-no-perceptual": Variant({"distill": 1 - HALF}, {"distill_perceptual": 0.0}),
+    "no-game-no-mirror": Variant({"distill": 1 - HALF}, {"mirror": 0.0}),
     "half-no-recolour": Variant({"flow": HALF}, {"recolour": 0.0}, init="start", samplers=()),
     "no-recolour": Variant(WHOLE, {"recolour": 0.0}, init="half-no-recolour"),
 }  # fmt: skip

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from t2i_cli.training import distributed
+from t2i_cli.training.augment import sided
 from t2i_cli.training.batches import Batch
 
 __all__ = ["Chunk", "Pairs"]
@@ -24,6 +26,7 @@ class Chunk:
     tokens: Tensor  # int64 (b, t)
     mask: Tensor  # bool (b, t)
     pictures: Tensor  # uint8 (b, c, h, w)
+    turnable: Tensor  # bool (b,), whether the caption says no left or right
 
     def images(self) -> Tensor:
         """The pictures, fp32 (b, c, h, w) in [-1, 1]."""
@@ -53,7 +56,9 @@ class Pairs:
     def add(self, position: int, batch: Batch, images: Tensor) -> None:
         """Keep what was made of a batch's captions: fp32 (b, c, h, w), clipped to [-1, 1]."""
         pictures = images.clamp(-1, 1).add_(1).mul_(255 / 2).round_().to(torch.uint8)
-        self._chunks.append(Chunk(position, batch.tokens, batch.mask, pictures))
+        captions = batch.captions[distributed.share(len(batch.captions))]
+        turnable = torch.tensor([not sided(text) for text in captions], device=images.device)
+        self._chunks.append(Chunk(position, batch.tokens, batch.mask, pictures, turnable))
 
     def pick(self, random: torch.Generator) -> Chunk:
         """One of the chunks, each as likely."""

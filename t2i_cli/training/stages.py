@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, many_steps, one_step
 from t2i_cli.training import distributed, losses
-from t2i_cli.training.augment import augment, random_background
+from t2i_cli.training.augment import augment, mirror, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ADVERSARIAL_SHARE, SHARE, ema_decay, ema_update
 from t2i_cli.training.pairs import Pairs
@@ -241,8 +241,10 @@ class Learner:
             return StepResult({"distill_loss": math.nan}, skipped=True)
         chunk = self.pairs.pick(random)
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+        # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
+        flips = distributed.uniform(random, len(chunk.turnable)) < self.config.mirror
+        noise, target = (mirror(x, flips & chunk.turnable) for x in (noise, chunk.images()))
         drawn = one_step(networks.generator, noise, text)
-        target = chunk.images()
         loss = whole = losses.distill_loss(drawn, target)
         figures: dict[str, Tensor | float] = {}
         if self.config.distill_perceptual:

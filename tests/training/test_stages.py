@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import many_steps, one_step
+from t2i_cli.training import losses, stages
 from t2i_cli.training.batches import Batch, Batches
 from t2i_cli.training.ema import ema_decay, ema_update
 from t2i_cli.training.stages import Learner
@@ -96,6 +98,28 @@ def test_one_step_learns_what_the_flow_draws_in_many() -> None:
     assert (many - chunk.images()).abs().max() <= 0.0041  # half a pixel value
     nearer = (once - many).square().mean() / (blurred - many).square().mean()
     assert nearer < 0.5
+
+
+def test_pairs_are_mirrored_whole_and_only_where_the_caption_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner, batches = toy_learner(TrainConfig(**{**PLAIN, "mirror": 1.0}, distill_steps=2))
+    batch = one_batch(batches)
+    run(learner, batch, "flow", 3)
+    learner.begin("distill")
+    sided = dataclasses.replace(batch, captions=["a ball on the left", *batch.captions[1:]])
+    learner.make_pairs(0, sided)
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(stages, "one_step", lambda g, n, t: shown.append(n) or one_step(g, n, t))
+    wanted: list[torch.Tensor] = []
+    loss = losses.distill_loss
+    monkeypatch.setattr(losses, "distill_loss", lambda d, t: wanted.append(t) or loss(d, t))
+    learner.step("distill", sided, 1, 0.9)
+    chunk = learner.pairs.pick(torch.Generator())
+    _, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+    for seen, whole in ((shown[0], noise), (wanted[0], chunk.images())):
+        assert torch.equal(seen[0], whole[0])
+        assert torch.equal(seen[1:], whole[1:].flip(3))
 
 
 def test_pairs_are_drawn_again_from_their_positions_alone() -> None:
