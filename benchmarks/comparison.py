@@ -47,7 +47,7 @@ class Variant:
 
     shares: dict[str, float]
     sets: dict[str, Any] = field(default_factory=dict[str, Any])
-    init: str = "half"
+    init: str = "half"  # of which variant; none: the encoders are learned within the budget too
     samplers: tuple[tuple[int, float], ...] = ((1, 1.0),)
 
 
@@ -75,6 +75,7 @@ VARIANTS = {
     "no-game": Variant({"distill": 1 - HALF}),
     "no-game-no-perceptual": Variant({"distill": 1 - HALF}, {"distill_perceptual": 0.0}),
     "no-game-no-mirror": Variant({"distill": 1 - HALF}, {"mirror": 0.0}),
+    "from-nothing": Variant({"contrastive": 0.3, "flow": 0.4, "distill": 0.1, "adversarial": 0.2}, init=""),
     "half-no-recolour": Variant({"flow": HALF}, {"recolour": 0.0}, init="start", samplers=()),
     "no-recolour": Variant(WHOLE, {"recolour": 0.0}, init="half-no-recolour"),
 }  # fmt: skip
@@ -140,7 +141,7 @@ def trained(
     name: str, variant: Variant, source: Path, out: Path, seconds: float, batch_size: int
 ) -> dict[str, Any]:
     """Train a variant for its share of the seconds; what it took."""
-    init = out / variant.init / "model.safetensors"
+    init = out / variant.init / "model.safetensors" if variant.init else None
     config = TrainConfig(
         **{"batch_size": batch_size, "distill_pairs": PAIRS, **variant.sets},
         **(dict.fromkeys(STAGES, 0.0) | variant.shares),
