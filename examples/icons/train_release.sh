@@ -9,6 +9,7 @@
 # weights/icons was trained on, from public packages (npm, Debian) in about half an hour of one core:
 #
 #   examples/icons/build_data.sh DATA
+#
 # Two runs, $RUN-tiny and $RUN: a tiny model learns the words and the flow, quickly; the small one grows out of it
 # (--init), learns on, is distilled and plays the game. Each leaves a log, grids of samples, and what it reached when.
 set -eu
