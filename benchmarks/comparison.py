@@ -69,7 +69,7 @@ VARIANTS = {
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),
     "no-augment": Variant(WHOLE, {"augment": 0.0}),
     "no-r2": Variant(WHOLE, {"r2": False}),
-    "no-average": Variant(WHOLE, {"ema": False}),
+    "no-average": Variant({}, init="whole"),  # the last weights of that run in place of their average
     "penalty-every-8": Variant(WHOLE, {"penalty_every": 8}),
     "no-distill": Variant({"adversarial": 1 - HALF}),
     "no-game": Variant({"distill": 1 - HALF}),
@@ -103,10 +103,13 @@ def main() -> None:
         if name in done:
             continue
         variant = VARIANTS[name]
-        row = {
-            "name": name,
-            **trained(name, variant, asked.data, asked.out, asked.minutes * 60, asked.batch_size),
-        }
+        row: dict[str, Any] = {"name": name}
+        if variant.shares:
+            row |= trained(
+                name, variant, asked.data, asked.out, asked.minutes * 60, asked.batch_size
+            )
+        else:
+            last_weights(asked.out / variant.init, asked.out / name)
         model = asked.out / name / "model.safetensors"
         row["measured"] = [
             measured(model, asked.data, asked.count, steps, guidance)
@@ -157,6 +160,26 @@ def trained(
         "images": rows[-1]["images"],
         "gap": round(statistics.median(gaps[-20:]), 3) if gaps else None,
     }
+
+
+def last_weights(run: Path, out: Path) -> None:
+    """The weights that a run ended with, not averaged, as a model."""
+    state, model = checkpoint.load_state(run), checkpoint.load_model(run / "model.safetensors")
+    assert state is not None
+    networks: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.files["networks"].items():
+        network, key = name.split(".", 1)
+        if network != "discriminator":
+            networks.setdefault(network, {})[key] = tensor
+    out.mkdir()
+    checkpoint.save_model(
+        out / "model.safetensors",
+        networks,
+        model.config,
+        model.tokenizer,
+        title=out.name,
+        extra={"t2i.stage": "adversarial"},
+    )
 
 
 def measured(model: Path, source: Path, count: int, steps: int, guidance: float) -> dict[str, Any]:
