@@ -37,3 +37,24 @@ def test_a_shipped_model_draws_at_once_and_as_torch_does(name, monkeypatch):
     )
     assert np.array_equal(one, many)
     assert one.std() > 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_words_for_the_same_thing_land_beside_it(name):
+    """What people type instead of what captions say: of nine texts the one that means the same is the nearest."""
+    runtime = open_runtime(MODELS[name], "cpu")
+    plain = ["a red cat", "a blue cat", "a red car", "a blue car", "a small dog", "a smiling face"]
+    plain += ["a purple heart", "a yellow banana", "a green kite"]
+    asked = {
+        "a crimson kitty": "a red cat",
+        "red cats": "a red cat",
+        "cat, a red one": "a red cat",
+        "a little puppy": "a small dog",
+        "a grinning visage": "a smiling face",
+        "a lavender heart": "a purple heart",
+        "a yellow baanna": "a yellow banana",
+    }
+    texts = np.stack([runtime.encode(text).text_features for text in plain])
+    for text, meant in asked.items():
+        nearest = plain[int((texts @ runtime.encode(text).text_features).argmax())]
+        assert nearest == meant, text
