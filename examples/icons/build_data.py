@@ -1000,7 +1000,8 @@ def render(one: Drawing, modules: Path) -> Image.Image:
             raise ValueError("a tile of several squares")
     elif one.file:
         text = Path(one.file).read_text(encoding="utf-8", errors="replace")
-        image = _render_page(re.sub(r"<\?xml[^>]*\?>", "", text))
+        text = re.sub(r"<\?xml[^>]*\?>", "", text)
+        image = _render_page(text, dpi=drawn(one.source).get("dpi", 90))
     else:
         image = rasterize(icon_svg(icon_set(modules, one.source), one.key), 288)
     box = edges(image)
@@ -1028,12 +1029,18 @@ def icon_svg(folder: Path, name: str) -> str:
     )
 
 
-def rasterize(svg: str, side: int) -> Image.Image:
-    """An SVG, drawn by resvg into a square of so many pixels, RGBA."""
+def rasterize(svg: str, side: int, *, dpi: float = 90) -> Image.Image:
+    """An SVG, drawn by resvg into a square of so many pixels, RGBA, whatever fonts the machine has.
+
+    Raises:
+        ValueError: it has no size.
+    """
     import resvg_py
 
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, dpi=90))
-    return Image.open(io.BytesIO(png)).convert("RGBA")
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=side, height=side, dpi=dpi, skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
 def edges(image: Image.Image) -> tuple[int, int, int, int] | None:
@@ -1041,22 +1048,22 @@ def edges(image: Image.Image) -> tuple[int, int, int, int] | None:
     return image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
 
 
-def _render_page(svg: str) -> Image.Image:
-    """A drawing that may lie anywhere on its page, or over its rim: drawn with the page's surroundings if need be."""
-    image = rasterize(svg, 288)
+def _render_page(svg: str, *, dpi: float) -> Image.Image:
+    """A drawing that may lie anywhere on its page, or over its rim: with what surrounds the page if need be."""
+    image = rasterize(svg, 288, dpi=dpi)
     box = edges(image)
     page = svg
     if box is None or 0 in box[:2] or box[2] == image.width or box[3] == image.height:
         wider = widen(svg)
         if wider:
-            wide = rasterize(wider, 640)
+            wide = rasterize(wider, 640, dpi=dpi)
             wide_box = edges(wide)
             # a third of 640 is the page: larger than that, it was cut off
             if wide_box and (box is None or max(_extent(wide_box)) > 225):
                 image, box, page = wide, wide_box, wider
     if box and max(_extent(box)) < 128:
         side = min(1600, int(max(image.size) * 200 / max(*_extent(box), 20)))
-        image = rasterize(page, side)
+        image = rasterize(page, side, dpi=dpi)
     return image
 
 
@@ -1319,19 +1326,21 @@ def without_duplicates(drawings: Iterable[Drawing]) -> list[Drawing]:
     )
     if not queue:
         return []
-    signs = np.stack([one.seen.signs for one in queue])
+    signs = np.stack([one.seen.signs for one in queue]).view(np.uint64)
     thumbnails = np.stack([one.seen.thumbnail for one in queue])
-    bits = np.array([number.bit_count() for number in range(256)], np.uint8)
     alive = np.ones(len(queue), bool)
     for i in range(len(queue)):
         if not alive[i]:
             continue
-        near = np.nonzero(bits[signs[i + 1 :] ^ signs[i]].sum(1) <= 9)[0] + i + 1
+        apart = np.bitwise_count(signs[i + 1 :] ^ signs[i]).sum(1)
+        near = np.nonzero(apart <= 9)[0] + i + 1
         for j in near:
-            apart = np.abs(thumbnails[i] - thumbnails[j]).mean()
-            if apart >= 5.0 or not alive[j]:
+            if not alive[j]:
                 continue
-            if apart > 1.5 and queue[i].tone is None and queue[j].tone is not None:
+            difference = np.abs(thumbnails[i] - thumbnails[j]).mean()
+            if difference >= 5.0:
+                continue
+            if difference > 1.5 and queue[i].tone is None and queue[j].tone is not None:
                 continue  # the same person, whose skin is the difference
             alive[j] = False
     return [one for one, stays in zip(queue, alive, strict=True) if stays]

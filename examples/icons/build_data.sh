@@ -4,7 +4,7 @@
 #   examples/icons/build_data.sh OUT
 #
 # The packages and their versions stand in words/sources.toml; they come through npm, apt and pip as these are set up on
-# this machine. Everything is kept in OUT-work (or $WORK), 500 MB, so that a build that was stopped goes on; delete it
+# this machine. Everything is kept in OUT-work (or $WORK), 1.1 GB, so that a build that was stopped goes on; delete it
 # when done. No root is needed, and nothing is installed outside that folder.
 #
 #   WORK=DIR      the folder for packages, Python environment and rendered drawings
@@ -152,6 +152,6 @@ done
     : >"$work/venv/done"
 }
 
-say "building; half an hour of one core"
+say "building: about a quarter of an hour of one core"
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$work/venv/bin/python" "$here/build_data.py" "$work" "$out" ${JOBS:+--jobs "$JOBS"}
 say "done: examples/icons/train_release.sh $1 trains on it; $work can be deleted"

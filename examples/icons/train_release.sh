@@ -6,7 +6,7 @@
 #   TEACHER=builtin examples/icons/train_release.sh DATA          without the language model that teaches the text encoder
 #
 # DATA: tar shards, or any folder that `t2i check` likes. Without it, the 595 drawings beside this script. The 17,416 that
-# weights/icons was trained on, from public packages (npm, Debian) in about half an hour of one core:
+# weights/icons was trained on, from public packages (npm, Debian) in about a quarter of an hour of one core:
 #
 #   examples/icons/build_data.sh DATA
 #
