@@ -110,8 +110,9 @@ def main() -> None:
         return
     flops: dict[str, float] = {}
     for stage, step in steps.items():
+        step()  # distill draws its first pairs, and in the second half of its stage no more
         with FlopCounterMode(display=False) as counter:
-            step()  # distill draws no pairs in the second half of its stage
+            step()
         flops[stage] = counter.get_total_flops()
     config = learner.networks.config
     floors = {
