@@ -27,17 +27,12 @@ from t2i_cli.config import TrainConfig
 from t2i_cli.models import build
 from t2i_cli.train import TrainSettings, train
 from t2i_cli.training.events import Report
+from t2i_cli.training.stages import STAGES
 
 HALF, DISTILL = 0.4, 0.15  # shares of the budget; the game has what is left
-STAGES = ("contrastive", "flow", "distill", "adversarial")
-SAMPLERS = (
-    (1, 1.0),
-    (1, 2.5),
-    (4, 1.0),
-    (4, 2.5),
-    (20, 1.0),
-    (20, 2.5),
-)  # of the flow: steps, guidance
+SAMPLERS = tuple(
+    (steps, guidance) for steps in (1, 4, 20) for guidance in (1.0, 2.5)
+)  # of the flow
 PAIRS = 1024  # to distill from: the whole recipe in minutes
 
 
@@ -188,9 +183,9 @@ def measured(model: Path, source: Path, count: int, steps: int, guidance: float)
     command += ["--json", "--metrics", "kid,text,colour,diversity", "--guidance", str(guidance)]
     command += ["--steps", str(steps)] if steps > 1 else []
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    subject = [row for row in told["subjects"] if row["kind"] == "model"][
-        -1
-    ]  # many steps come last
+    *_, subject = (
+        row for row in told["subjects"] if row["kind"] == "model"
+    )  # many steps come last
     scores = subject["scores"]
     figures = ("kid", "retrieval", "colour", "diversity")
     return {

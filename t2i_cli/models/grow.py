@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["grow", "why_not"]
 
-Copies = (
-    list[int] | None
-)  # of each new channel, the old one that it repeats; None: an axis as it was
+# of each new channel, the old one that it repeats; None: an axis as it was
+Copies = list[int] | None
 
 
 def why_not(old: ModelConfig, new: ModelConfig) -> str:
@@ -46,6 +45,8 @@ def why_not(old: ModelConfig, new: ModelConfig) -> str:
         more_text.heads,
     ) or more_text.depth < text.depth:
         return "the text encoder is another one, or wider"
+    if text.kind == "lstm" and more_text.depth > text.depth:
+        return "a layer more of an LSTM cannot begin as the identity"
     if new.blocks < old.blocks or new.self_attention != old.self_attention:
         return "its generator has other blocks"
     for before, after in (

@@ -71,11 +71,11 @@ def test_a_network_twice_as_wide_and_deeper_begins_as_the_same_function() -> Non
 def test_copies_are_not_taught_the_same() -> None:
     new = build(TWICE)
     grow(learned(SMALL), new)
-    outputs_of = new.generator.down[0]["blocks"][0].conv_in  # type: ignore[index]
+    conv = new.generator.down[0]["blocks"][0].conv_in  # type: ignore[index]
     tokens, mask = torch.full((2, 4), 5), torch.ones(2, 4, dtype=torch.bool)
     text = new.text_encoder(tokens, mask)
     one_step(new.generator, torch.randn(2, 4, 32, 32), text).square().sum().backward()
-    weight, gradient = outputs_of.weight, outputs_of.weight.grad
+    weight, gradient = conv.weight, conv.weight.grad
     assert torch.equal(weight[0].sum(0), weight[16].sum(0)) is False  # they read other shares
     assert not torch.allclose(gradient[0], gradient[16], rtol=0.05)
 
@@ -96,6 +96,8 @@ def test_tiny_grows_into_small_and_what_cannot_grow_is_refused() -> None:
     assert why_not(tiny, small) == ""
     assert "text encoder" in why_not(tiny, base)
     assert why_not(small, tiny)
+    lstms = [model_config(size, 64, text_kind="lstm") for size in ("tiny", "small")]
+    assert "LSTM" in why_not(*lstms)  # what a fresh layer makes of its input is another function
     assert "pictures" in why_not(tiny, model_config("small", 128))
     with pytest.raises(UsageError, match="cannot grow"):
         grow(build(tiny, "meta"), build(base, "meta"))
