@@ -3,7 +3,8 @@
 For each rewording of `benchmarks.synonyms`: pictures of held-out captions, and pictures of the same captions
 reworded, from the same noise. Of both, how often the caption as it was is the best of 100, by the evaluation
 encoder, which no training loss saw. `lands`: how often, by the model's own text encoder, a reworded caption is nearest
-to its own of 100 as they were. With `--sheet`, the first pairs side by side.
+to its own of 100 as they were. Unknown words are read as the tool reads them, or with `--literal` by their letters. With
+`--sheet`, the first pairs side by side.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--count", type=int, default=500, help="captions, before rewording")
     parser.add_argument("--split", default="val_style")
+    parser.add_argument("--literal", action="store_true", help="unknown words by their letters")
     parser.add_argument("--sheet", type=Path, help="pairs of the synonyms, plain and reworded")
     asked = parser.parse_args()
     model, encoder = load(asked.model), load_encoder()
@@ -39,11 +41,13 @@ def main() -> None:
     texts = encoder.text_features(captions)
 
     def drawn(prompts: list[str], seeds: list[int]) -> np.ndarray:
-        return np.stack([np.asarray(made) for made in model.sample_many(prompts, seeds)])
+        made = model.sample_many(prompts, seeds, literal=asked.literal)
+        return np.stack([np.asarray(picture) for picture in made])
 
     def meant(prompts: list[str]) -> torch.Tensor:
-        said = model.runtime.encode_many(prompts)
-        return torch.from_numpy(np.stack([said[text].text_features for text in prompts]))
+        read = prompts if asked.literal else [model.runtime.words.read(text) for text in prompts]
+        said = model.runtime.encode_many(read)
+        return torch.from_numpy(np.stack([said[text].text_features for text in read]))
 
     plain = drawn(captions, list(range(len(captions))))
     hits = metrics.retrieval_hits(encoder.to_shared(encoder.features(plain)), texts, captions)

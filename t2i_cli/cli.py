@@ -153,6 +153,10 @@ def tokenize(
     pieces: Annotated[
         bool, typer.Option("--pieces", help="Pieces only; ▁ stands for a space.")
     ] = False,
+    literal: Annotated[
+        bool,
+        typer.Option("--literal", help="Read unknown words by their letters, not as known ones."),
+    ] = False,
     json_rows: Json = False,
     train: Annotated[
         str | None,
@@ -181,7 +185,8 @@ def tokenize(
     if train is None:
         if out is not None:
             raise UsageError("-o is for --train", "t2i tokenize --train DATA -o tokenizer.model")
-        for row in verb.tokenize(verb.prompts_of(text or [], piped=not sys.stdin.isatty()), model):
+        prompts = verb.prompts_of(text or [], piped=not sys.stdin.isatty())
+        for row in verb.tokenize(prompts, model, literal=literal):
             if json_rows:
                 printed = console.result_json(row)
             elif ids:
@@ -194,7 +199,8 @@ def tokenize(
                     f"{piece}:{token}"
                     for piece, token in zip(row["pieces"], row["ids"], strict=True)
                 )
-                printed = console.result(pairs + unknown)
+                read = f"   (read as: {visible(row['read_as'], 200)})" if "read_as" in row else ""
+                printed = console.result(pairs + unknown + read)
             if not printed:
                 return
         return
@@ -499,6 +505,10 @@ def sample(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show each picture in the terminal.")
     ] = False,
+    literal: Annotated[
+        bool,
+        typer.Option("--literal", help="Read unknown words by their letters, not as known ones."),
+    ] = False,
     device: Device = "auto",
     json_rows: Json = False,
 ) -> None:
@@ -519,7 +529,7 @@ def sample(
             grid=grid, morph=morph, frames=frames, vary=vary, strength=strength, from_=from_,
             scale=scale, background=background, format=format, force=force,
             skip_existing=skip_existing, no_metadata=no_metadata, shard=shard, preview=preview,
-            device=device, json_rows=json_rows,
+            literal=literal, device=device, json_rows=json_rows,
         )
     )  # fmt: skip
 

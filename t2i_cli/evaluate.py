@@ -43,6 +43,7 @@ from t2i_cli.models import encode, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.words import Words
 
 __all__ = [
     "METRICS",
@@ -604,7 +605,7 @@ class _Drawer:
 
     def __init__(self, model: LoadedModel, steps: int, guidance: float, device: str) -> None:
         self.model, self.steps, self.guidance, self.device = model, steps, guidance, device
-        self.tokenizer = Tokenizer(model.tokenizer)
+        self.tokenizer, self.words = Tokenizer(model.tokenizer), Words.from_bytes(model.words)
 
     @torch.no_grad()
     def __call__(
@@ -615,7 +616,7 @@ class _Drawer:
         for start in range(0, len(prompts), _BATCH):
             chosen = list(prompts[start : start + _BATCH])
             rows = chosen + [""] * (_BATCH - len(chosen))
-            text = self._read(rows)
+            text = self._read([self.words.read(prompt) for prompt in rows])
             null = self._read([""] * _BATCH) if self.guidance != 1 else None
             seeds = [seed + start + i for i in range(_BATCH)]
             noise = torch.from_numpy(noise_batch(seeds, config.image_channels, config.resolution))

@@ -114,7 +114,7 @@ def build_graphs(config: ModelConfig) -> bytes:
 
 
 def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) -> list[Path]:
-    """Write a model's graphs, its tokenizer and its config into a folder, for other programs.
+    """Write a model's graphs, its tokenizer, its list of words and its config into a folder, for other programs.
 
     Args:
         model: a weights file.
@@ -149,6 +149,7 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             for name, proto in _protos(loaded.networks, loaded.config):
                 (temporary / f"{name}.onnx").write_bytes(proto.SerializeToString())
             (temporary / "tokenizer.model").write_bytes(loaded.tokenizer)
+            (temporary / "words.txt").write_bytes(loaded.words)
             (temporary / "config.json").write_text(
                 json.dumps(about, indent=2) + "\n", encoding="utf-8"
             )
@@ -166,7 +167,8 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             raise
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
-    return [*sorted(out.glob("*.onnx")), out / "tokenizer.model", out / "config.json"]
+    texts = [out / name for name in ("tokenizer.model", "words.txt", "config.json")]
+    return [*sorted(out.glob("*.onnx")), *texts]
 
 
 def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[str, Any]]:

@@ -27,6 +27,7 @@ from t2i_cli.config import ModelConfig
 from t2i_cli.errors import DeviceError, T2IError, WeightsError
 from t2i_cli.folders import cache_folder
 from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.words import Words
 
 __all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready", "ship"]
 
@@ -62,7 +63,7 @@ def make_ready(
     """
     info = read_info(model)
     bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
-    weights, tokenizer = _read_weights(model)
+    weights, tokenizer, words = _read_weights(model)
     pieces = Tokenizer(tokenizer).vocab_size
     if pieces != info.config.text.vocab_size:
         raise WeightsError(
@@ -78,6 +79,7 @@ def make_ready(
     try:
         _fill(bundle, weights, temporary, model)
         (temporary / "tokenizer.model").write_bytes(tokenizer)
+        (temporary / "words.txt").write_bytes(words)
         about = {
             "config": info.config.to_dict(),
             "title": info.title or model.stem,
@@ -144,17 +146,17 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
                 raise WeightsError(f"{model}: its {name} does not fit its config") from error
 
 
-def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes]:
-    """Every float tensor of a weights file as float32, and the tokenizer; verified, finite, without torch."""
+def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
+    """Every float tensor of a weights file as float32, the tokenizer and the words; verified, finite, without torch."""
     with model.open("rb") as file:
         header = read_header(file, model)
         data = read_data(file, header, model)
     weights: dict[str, np.ndarray] = {}
-    tokenizer = b""
+    texts = {"tokenizer": b"", "words": b""}
     for name, place in header.tensors.items():
         raw = memoryview(data)[place.start : place.end]
-        if name == "tokenizer":
-            tokenizer = bytes(raw)
+        if name in texts:
+            texts[name] = bytes(raw)
             continue
         if place.dtype == "BF16":
             values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -171,7 +173,8 @@ def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes]:
                 "the model was not trained well: take another",
             )
         weights[name] = values.reshape(place.shape)
-    return weights, tokenizer
+    Words.from_bytes(texts["words"])
+    return weights, texts["tokenizer"], texts["words"]
 
 
 def _sync(path: Path) -> None:

@@ -52,6 +52,7 @@ class Recipe:
     strength: float | None = None  # of a relative: how far from its source
     source: str = ""  # hexadecimal SHA-256 of the file that it is a relative of
     first: int | None = None  # seed that the source's noise was looked for from
+    literal: bool = False  # whether prompts were read letter for letter
 
 
 def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
@@ -65,7 +66,7 @@ def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
     data = {
         name: value
         for name, value in dataclasses.asdict(recipe).items()
-        if value not in (None, "", ())
+        if value is not False and value not in (None, "", ())
     }
     return {"parameters": parameters(recipe, width, height), "t2i": json.dumps(data)}
 
@@ -148,6 +149,10 @@ def _checked(name: str, value: object) -> object:
     }  # fmt: skip
     if name == "sheet":
         return _rows(value)
+    if name == "literal":
+        if not isinstance(value, bool):
+            raise ValueError("literal is not true or false")
+        return value
     if name in bounds:
         low, high = bounds[name]
         whole = name not in ("guidance", "truncation", "strength")

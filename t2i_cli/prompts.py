@@ -42,6 +42,7 @@ _OWN = frozenset(
         "truncated",
         "shard",
         "picked",
+        "read_as",
         "to",
     }
 )  # of `--json`

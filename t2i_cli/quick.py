@@ -55,6 +55,7 @@ class SampleSettings:
     shard: str | None = None
     preview: bool = False
     device: str = "auto"
+    literal: bool = False
     json_rows: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -67,7 +68,7 @@ FLAGS = {
     "--vary": "vary", "--strength": "strength", "--from": "from_", "--scale": "scale", "--background": "background",
     "--format": "format", "-f": "force", "--force": "force", "--skip-existing": "skip_existing",
     "--no-metadata": "no_metadata", "--shard": "shard", "--preview": "preview", "--device": "device",
-    "--json": "json_rows",
+    "--literal": "literal", "--json": "json_rows",
 }  # fmt: skip  # as cli.sample declares them
 _EVERYWHERE = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
 _ENVIRONMENT = {"T2I_DEVICE": "device", "T2I_SEED": "seed", "T2I_BACKGROUND": "background"}
@@ -245,6 +246,7 @@ def _options(given: SampleSettings) -> Options:
         metadata=not given.no_metadata,
         shard=shard,
         animation=given.morph is not None or again,
+        literal=given.literal,
     )
 
 
@@ -359,6 +361,9 @@ def _warn_of(event: Made) -> None:
         console.warn(
             f"{visible(event.path, 80)}: the prompt is longer than the model reads; its end was cut"
         )
+    if event.picture.read_as:  # a person is told, a script asks with --json or -v
+        tell = console.note if console.is_terminal() else console.detail
+        tell(f"read as: {visible(event.picture.read_as, 200)}")
 
 
 def _say_failed(event: Failed) -> None:

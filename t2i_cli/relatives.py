@@ -41,7 +41,7 @@ def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarra
         frames: 2 or more.
     """
     config = model.runtime.config
-    a, b = model.runtime.encode(first.prompt), model.runtime.encode(prompt)
+    a, b = model.encode(first.prompt, first), model.encode(prompt, first)
     last = replace(first, prompt=prompt)
     style_a, style_b = model._style(first, a), model._style(last, b)
     noise = noise_for(first.seed, config.image_channels, config.resolution) * np.float32(
@@ -114,7 +114,7 @@ def vary(
     if config.image_channels == 3:
         fitted = images.flatten(fitted)
     target = to_images(torch.from_numpy(np.ascontiguousarray(fitted))[None]).to(torch_side.device)
-    text = runtime.encode(wishes[0].prompt)
+    text = model.encode(wishes[0].prompt, wishes[0])
     embeds, style = (
         torch.from_numpy(text.text_embeds)[None],
         torch.from_numpy(model._style(wishes[0], text))[None],
@@ -145,7 +145,7 @@ def vary(
         moved = (math.cos(angle) * best + math.sin(angle) * other).astype(np.float32) * np.float32(
             wish.truncation
         )
-        said = runtime.encode(wish.prompt)
+        said = model.encode(wish.prompt, wish)
         image = runtime.draw(moved[None], [said], model._style(wish, said)[None])[0]
         picture = model._finish(wish, image, said, 0)
         out.append(replace(picture, recipe=replace(picture.recipe, kind="vary")))

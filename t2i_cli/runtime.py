@@ -29,6 +29,7 @@ from t2i_cli.config import ModelConfig
 from t2i_cli.errors import T2IError, UsageError, WeightsError
 from t2i_cli.folders import cache_folder
 from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.words import Words
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BATCH", "OnnxRuntime", "Runtime", "Text", "TorchRuntime", "open_runtime"]
 
 MAX_BATCH = 16  # pictures drawn at once
-RUNTIME_VERSION = "3"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
+RUNTIME_VERSION = "4"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
 _WORDS = 16  # tokens; texts are padded to a multiple of it before the generator
 _TEXTS = 1024  # encoded texts that are remembered
 
@@ -62,10 +63,11 @@ class Runtime(ABC):
     stage = ""  # of training that the weights come from, where their file says so
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, title: str, weights_hash: str
+        self, config: ModelConfig, tokenizer: Tokenizer, words: Words, title: str, weights_hash: str
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
+        self.words = words  # that `sample.Model` reads prompts with, before they are encoded here
         self.title = title
         self.hash = weights_hash
         self._texts: OrderedDict[str, Text] = OrderedDict()
@@ -188,7 +190,7 @@ class OnnxRuntime(Runtime):
     """Graphs of a model on the CPU, one thread.
 
     Args:
-        folder: what `open` keeps in the cache: graphs with their weights, the tokenizer and a manifest.
+        folder: what `open` keeps in the cache: graphs with their weights, the tokenizer, the words and a manifest.
     """
 
     name = "onnxruntime-cpu"
@@ -198,6 +200,7 @@ class OnnxRuntime(Runtime):
         super().__init__(
             ModelConfig.from_dict(about["config"]),
             Tokenizer(tokenizer),
+            Words.from_bytes((folder / "words.txt").read_bytes()),
             about["title"],
             about["hash"],
         )
@@ -364,6 +367,7 @@ class TorchRuntime(Runtime):
         super().__init__(
             self.loaded.config,
             Tokenizer(self.loaded.tokenizer),
+            Words.from_bytes(self.loaded.words),
             info.title or model.stem,
             info.hash,
         )

@@ -74,6 +74,9 @@ class Picture:
     recipe: Recipe
     unknown_tokens: int
     cut: bool  # whether the prompt was longer than the model reads
+    read_as: str = (
+        ""  # the prompt as the model read it, where some of its words are none that the model knows
+    )
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Wish:
     scale: int = 1
     background: str = ""
     format: Format = "png"
+    literal: bool = False  # read letter for letter
 
 
 class Model:
@@ -124,6 +128,7 @@ class Model:
         best_of: int = 1,
         scale: int = 1,
         background: str | None = None,
+        literal: bool = False,
     ) -> Image:
         """One picture of a prompt.
 
@@ -137,6 +142,8 @@ class Model:
             best_of: draw as many, from seed on, and keep the one that the image encoder finds nearest to the prompt.
             scale: enlarge by a whole number, without smoothing.
             background: a colour to put under transparency, such as white or #f0f0f0.
+            literal: read the prompt letter for letter: words that the model does not know are not read as
+                ones that it does.
 
         Returns:
             A PIL image, RGBA where the model draws transparency, else RGB.
@@ -147,7 +154,7 @@ class Model:
         """
         return self.sample_many(
             [prompt], [seed], guidance=guidance, truncation=truncation, negative=negative, best_of=best_of,
-            scale=scale, background=background,
+            scale=scale, background=background, literal=literal,
         )[0]  # fmt: skip
 
     def sample_many(
@@ -161,6 +168,7 @@ class Model:
         best_of: int = 1,
         scale: int = 1,
         background: str | None = None,
+        literal: bool = False,
     ) -> list[Image]:
         """A picture for each seed, of the prompt or of the prompt at its place; otherwise as `sample`.
 
@@ -178,7 +186,7 @@ class Model:
             )
         options = Options(
             guidance=guidance, truncation=truncation, negative=negative, best_of=best_of, scale=scale,
-            background=background,
+            background=background, literal=literal,
         )  # fmt: skip
         wishes = [
             options.wish(argument_of(text), seed) for text, seed in zip(texts, seeds, strict=True)
@@ -191,8 +199,8 @@ class Model:
         for wish in wishes:
             rows += [(wish, wish.seed + offset) for offset in range(wish.best_of)]
         images: list[np.ndarray] = []
-        said = self.runtime.encode_many([wish.prompt for wish in wishes])
-        texts = {wish: said[wish.prompt] for wish in wishes}
+        said = self.runtime.encode_many([self.reads(wish.prompt, wish) for wish in wishes])
+        texts = {wish: said[self.reads(wish.prompt, wish)] for wish in wishes}
         for start in range(0, len(rows), self.runtime.batch):
             images.extend(self._images(rows[start : start + self.runtime.batch], texts))
         pictures: list[Picture] = []
@@ -206,6 +214,14 @@ class Model:
                 best = int(np.argmax(scores))
             pictures.append(self._finish(wish, candidates[best], texts[wish], best))
         return pictures
+
+    def reads(self, text: str, wish: Wish) -> str:
+        """A wish's prompt, or another text that goes with it, as the model reads it (`t2i_cli.words`)."""
+        return text if wish.literal else self.runtime.words.read(text)
+
+    def encode(self, text: str, wish: Wish) -> Text:
+        """What the text encoder makes of a wish's prompt, or of another text that goes with it."""
+        return self.runtime.encode(self.reads(text, wish))
 
     def _images(self, rows: Sequence[tuple[Wish, int]], texts: dict[Wish, Text]) -> np.ndarray:
         config = self.runtime.config
@@ -221,13 +237,18 @@ class Model:
     def _style(self, wish: Wish, text: Text) -> np.ndarray:
         if wish.guidance == 1.0:
             return text.style
-        null = self.runtime.encode(wish.negative or "").style
+        null = self.encode(wish.negative or "", wish).style
         return null + np.float32(wish.guidance) * (text.style - null)
 
     def _finish(self, wish: Wish, image: np.ndarray, text: Text, best: int) -> Picture:
         recipe = self.recipe(wish, best)
+        read = self.reads(wish.prompt, wish)
         return Picture(
-            finished(image, wish.scale, wish.background), recipe, text.unknown_tokens, text.cut
+            finished(image, wish.scale, wish.background),
+            recipe,
+            text.unknown_tokens,
+            text.cut,
+            read if read != wish.prompt else "",
         )
 
     def recipe(self, wish: Wish, best: int = 0) -> Recipe:
@@ -243,6 +264,7 @@ class Model:
             scale=wish.scale,
             background=wish.background,
             format=wish.format,
+            literal=wish.literal,
             model=self.title,
             model_hash=self.runtime.hash,
             runtime=self.runtime.name,
@@ -345,6 +367,7 @@ class Options:
     metadata: bool = True
     shard: tuple[int, int] | None = None  # (k, n): every n-th prompt, the k-th first; k from 1
     animation: bool = False  # the path may end in .gif
+    literal: bool = False  # read prompts letter for letter
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value is out of range."""
@@ -389,6 +412,7 @@ class Options:
         return Wish(
             request.prompt, seed, negative or None, float(guidance), float(self.truncation), best_of, self.scale,
             (self.background or "").strip().lower().removeprefix("none"), self.format_of(request.out or self.out),
+            self.literal,
         )  # fmt: skip
 
     def format_of(self, path: str | None) -> Format:
@@ -469,6 +493,8 @@ class Made:
             "ms": round(self.ms, 2),
             "unknown_tokens": self.picture.unknown_tokens,
         }
+        if self.picture.read_as:
+            row["read_as"] = self.picture.read_as
         if recipe.picked is not None:
             row["picked"] = recipe.picked
         if recipe.negative:
@@ -775,6 +801,7 @@ def following(recipe: Recipe, options: Options) -> tuple[Request, Options]:
         background=recipe.background,
         format=None if moving else recipe.format,
         animation=moving,
+        literal=recipe.literal,
     )
     return Request(recipe.prompt, seed=recipe.seed), again
 

@@ -6,32 +6,35 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_cli.checkpoint import read_tokenizer, resolve_model, write_atomic
+from t2i_cli.checkpoint import read_reader, resolve_model, write_atomic
 from t2i_cli.errors import OutputError, TokenizerError, UsageError
 from t2i_cli.prompts import MAX_LINE, LineReader, open_prompts, parse_line
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
+from t2i_cli.words import LITERAL, Words
 
 if TYPE_CHECKING:
     from t2i_cli.data import CaptionsFrom
 
-__all__ = ["load_tokenizer", "prompts_of", "tokenize", "train"]
+__all__ = ["load_reader", "prompts_of", "tokenize", "train"]
 
 
 _DATA_FILES = (".tar", ".tgz", ".gz")  # what else but a folder is a data set
 
 
-def load_tokenizer(model: str | None = None) -> Tokenizer:
-    """The tokenizer of a model: a weights file, a run folder, a shipped name, or a bare ``tokenizer.model``.
+def load_reader(model: str | None = None) -> tuple[Tokenizer, Words]:
+    """What a model reads prompts with: of a weights file, a run folder, a shipped name, or a bare ``tokenizer.model``.
 
     Raises:
         WeightsError, TokenizerError: there is none, or it is damaged.
+        InputError: the run's list of words is none.
     """
     path = Path(model) if model is not None else None
     if path is not None and path.suffix == ".model":
-        return Tokenizer.load(path)
+        return Tokenizer.load(path), LITERAL
     if path is not None and (path / "tokenizer.model").is_file():
-        return Tokenizer.load(path / "tokenizer.model")
-    return Tokenizer(read_tokenizer(resolve_model(model)))
+        return Tokenizer.load(path / "tokenizer.model"), Words.load(path / "words.txt")
+    tokenizer, words = read_reader(resolve_model(model))
+    return Tokenizer(tokenizer), Words.from_bytes(words)
 
 
 def prompts_of(arguments: Sequence[str], *, piped: bool) -> Iterator[str]:
@@ -57,19 +60,29 @@ def prompts_of(arguments: Sequence[str], *, piped: bool) -> Iterator[str]:
                 yield request.prompt
 
 
-def tokenize(prompts: Iterable[str], model: str | None = None) -> Iterator[dict[str, Any]]:
+def tokenize(
+    prompts: Iterable[str], model: str | None = None, *, literal: bool = False
+) -> Iterator[dict[str, Any]]:
     """What a model reads in each prompt: rows with text, ids, pieces and unknown_tokens.
 
-    Unknown tokens stand for single bytes: what the vocabulary does not hold.
+    Unknown tokens stand for single bytes: what the vocabulary does not hold. Where words that the model does not know
+    are read as ones that it does (`t2i_cli.words`), ``read_as`` is the prompt as it is read, and the rest is of that.
+
+    Args:
+        prompts: texts.
+        model: whose.
+        literal: read every prompt letter for letter.
     """
-    tokenizer = load_tokenizer(model)
+    tokenizer, words = load_reader(model)
     for prompt in prompts:
-        yield {
+        read = prompt if literal else words.read(prompt)
+        row: dict[str, Any] = {
             "text": prompt,
-            "ids": tokenizer.encode(prompt),
-            "pieces": tokenizer.pieces(prompt),
-            "unknown_tokens": tokenizer.unknown(prompt),
+            "ids": tokenizer.encode(read),
+            "pieces": tokenizer.pieces(read),
+            "unknown_tokens": tokenizer.unknown(read),
         }
+        yield row | ({"read_as": read} if read != prompt else {})
 
 
 def train(

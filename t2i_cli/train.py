@@ -15,11 +15,11 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -56,7 +56,16 @@ from t2i_cli.training.events import (
     StageStarted,
 )
 from t2i_cli.training.stages import STAGES, Learner
-from t2i_cli.training.teacher import BUILTIN, Lessons, Teacher, load_teacher, make_lessons
+from t2i_cli.training.teacher import (
+    BUILTIN,
+    Lessons,
+    Teacher,
+    load_teacher,
+    make_lessons,
+    read_words,
+)
+from t2i_cli.training.vocabulary import counted, nearest, words_of
+from t2i_cli.words import Words
 
 __all__ = ["TrainSettings", "choose_device", "plan", "train"]
 
@@ -73,6 +82,7 @@ GRID = 24  # pictures in a sample grid
 HELD_OUT = 100  # pictures that are looked at while training
 LOOK_STEPS = 6  # of the flow, each with guidance, in a look
 TELL_EVERY = 10.0  # s between two lines on how far the teacher has read
+T = TypeVar("T")
 KNOWN = 2000  # training pictures that drawn ones are compared with, at most
 
 
@@ -187,6 +197,7 @@ class _Run:
         self.given: dict[str, Any] = {}
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
+        self.words: Words
         self.teacher: Teacher | None = None
         self.lessons: Lessons | None = None
         self.learner: Learner
@@ -438,6 +449,7 @@ def _clear(out: Path) -> None:
     for name in (
         "config.toml",
         "tokenizer.model",
+        "words.txt",
         "model.safetensors",
         "best.safetensors",
         "log.jsonl",
@@ -463,15 +475,17 @@ def _train(run: _Run) -> Iterator[Event]:
     if state is not None and run.first:
         yield from _check_unchanged(run, state.meta)
     yield from _tokenizer_stage(run, resumed=state is not None)
-    if run.teacher is not None and (
-        state is None or state.meta["position"]["stage"] == "contrastive"
-    ):
+    with distributed.in_turn():
+        yield from _find_words(run, resumed=state is not None)
+    stage = run.stages[0] if state is None else state.meta["position"]["stage"]
+    if run.teacher is not None and stage == "contrastive":
         with distributed.in_turn():
             yield from _be_taught(run, run.teacher)
     model = _make_networks(run)
     if state is None and run.first:
         checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
         checkpoint.write_atomic(run.out / "tokenizer.model", run.tokenizer.to_bytes())
+        checkpoint.write_atomic(run.out / "words.txt", run.words.to_bytes())
         report = {"digest": run.pictures.digest, **run.pictures.report.to_dict()}
         checkpoint.write_atomic(run.out / "data.json", json.dumps(report, indent=1).encode())
         (run.out / "log.jsonl").unlink(missing_ok=True)
@@ -542,10 +556,31 @@ def _processes() -> str:
 
 def _find_teacher(run: _Run) -> None:
     config = run.config
-    if config.text_encoder not in BUILTIN and config.contrastive > 0 and config.teacher_weight > 0:
+    if config.text_encoder not in BUILTIN and config.teacher_weight > 0:
         run.teacher = load_teacher(
             config.text_encoder, run.device, _trunk_dtype(config.precision, run.device)
         )
+
+
+def _find_words(run: _Run, *, resumed: bool) -> Iterator[Event]:
+    """The captions' words and what others are read as: a resumed run's, else by the teacher and --init."""
+    if resumed:
+        run.words = Words.load(run.out / "words.txt")
+        if run.words:
+            return
+    captions = [run.pictures.captions[row] for row in run.learned_from]
+    near, real = dict[str, str](), list[str]()
+    if run.settings.init is not None:
+        near = Words.from_bytes(checkpoint.load_model(run.settings.init).words).others
+    counts = counted(captions)
+    if run.teacher is not None:
+        texts = (text for alternatives in captions for text in alternatives)
+        reading = read_words(run.teacher, texts, cache_folder(run.settings.cache))
+        real, features = yield from _reading(run, run.teacher, reading, "words")
+        near |= nearest(real, features, counts)
+    run.words = words_of(counts, near, real)
+    read = sum(bool(read) for read in run.words.others.values())
+    yield Message(f"words: {len(run.words.known):,} known, {read:,} more are read as one of them")
 
 
 def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
@@ -553,24 +588,29 @@ def _be_taught(run: _Run, teacher: Teacher) -> Iterator[Event]:
     captions = (text for row in run.learned_from for text in run.pictures.captions[row])
     cache, config = cache_folder(run.settings.cache), run.config
     reading = make_lessons(teacher, captions, cache, recolour=config.recolour > 0, seed=config.seed)
+    run.lessons = yield from _reading(run, teacher, reading, "captions")
+    yield Message(f"{teacher.name} teaches: {len(run.lessons.texts):,} texts")
+
+
+def _reading(
+    run: _Run, teacher: Teacher, reading: Generator[tuple[int, int], None, T], what: str
+) -> Generator[Event, None, T]:
+    """What comes of a teacher's reading, telling how far it is."""
     told = -math.inf
     while True:
         try:
             done, total = next(reading)
         except StopIteration as end:
-            run.lessons = end.value
-            break
+            return end.value
         if time.monotonic() - told >= TELL_EVERY:
             told = time.monotonic()
             yield Message(
-                f"{teacher.name} reads captions, once for this data: {done:,} of {total:,} texts"
+                f"{teacher.name} reads {what}, once for this data: {done:,} of {total:,} texts"
             )
         if run.settings.stop:
             raise Stopped(
                 run.settings.stop.signum, "stopped while the teacher read; nothing was trained yet"
             )
-    assert run.lessons is not None
-    yield Message(f"{teacher.name} teaches: {len(run.lessons.texts):,} texts")
 
 
 def _read_data(run: _Run) -> None:
@@ -1062,6 +1102,7 @@ def _save_model(run: _Run, path: Path) -> None:
         },
         networks.config,
         run.tokenizer.to_bytes(),
+        words=run.words.to_bytes(),
         title=run.out.name,
         description=f"trained by t2i on {run.settings.data.name}",
         extra={

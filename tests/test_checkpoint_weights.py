@@ -24,7 +24,7 @@ import t2i_cli
 from t2i_cli.checkpoint import (
     load_model,
     read_info,
-    read_tokenizer,
+    read_reader,
     resolve_model,
     save_model,
     weights,
@@ -140,8 +140,8 @@ def test_the_same_model_at_the_same_date_is_the_same_file(
 
 def test_what_it_says_about_itself_needs_no_torch(tiny: Path):
     code = (
-        "import sys; from t2i_cli.checkpoint import read_info, read_tokenizer, resolve_model; p = sys.argv[1];"
-        "i = read_info(resolve_model(p), verify=True); assert read_tokenizer(p);"
+        "import sys; from t2i_cli.checkpoint import read_info, read_reader, resolve_model; p = sys.argv[1];"
+        "i = read_info(resolve_model(p), verify=True); assert read_reader(p);"
         "print(i.title, i.config.resolution, sum(i.parameters.values()), 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -154,7 +154,7 @@ def test_what_it_says_about_itself_needs_no_torch(tiny: Path):
     )
     count = sum(value.numel() for value in faults.tiny_networks().state_dict().values())
     assert told.stdout == f"tiny 1 32 {count} False\n"
-    assert read_tokenizer(tiny) == faults.TOKENIZER
+    assert read_reader(tiny) == (faults.TOKENIZER, b"")
 
 
 # Promise 1: any truncation, any flipped bit
@@ -205,7 +205,7 @@ def test_every_flipped_bit_is_refused(tmp_path: Path, tiny: Path):
         flip(path, bit)
         assert "damaged" in refused(path)
         refused(path, lambda path: read_info(path, verify=True))
-        refused(path, read_tokenizer)
+        refused(path, read_reader)
         flip(path, bit)
     load_model(path)
 
@@ -309,7 +309,27 @@ def test_a_tokenizer_that_is_none_or_does_not_fit_is_refused(tmp_path: Path, tin
     ):
         save_model(path, networks, faults.tiny_config(), tokenizer)
         assert why in refused(path)
-        assert why in refused(path, read_tokenizer)
+        assert why in refused(path, read_reader)
+
+
+def test_words_travel_in_the_file_and_what_is_no_list_is_refused(tmp_path: Path, tiny: Path):
+    networks = {name: net.state_dict() for name, net in faults.tiny_networks().named_children()}
+    path = tmp_path / "x.safetensors"
+    hashes: set[str] = set()
+    for words in (b"a\ncat\nkitty=cat\n", "größe\n".encode(), b""):
+        save_model(path, networks, faults.tiny_config(), faults.TOKENIZER, words=words)
+        assert load_model(path).words == words
+        assert read_reader(path) == (faults.TOKENIZER, words)
+        hashes.add(read_info(path).hash)
+    assert len(hashes) == 3  # a model that reads otherwise is another model
+    save_model(path, networks, faults.tiny_config(), faults.TOKENIZER, words=b"\xff\xfe")
+    for read in (load_model, read_reader):
+        assert "its words are no list" in refused(path, read)
+    kinds = {name: (info.dtype, info.shape) for name, info in read_info(tiny).tensors.items()}
+    for odd in (("U8", (2, 2)), ("F32", (4,)), ("U8", (5 * 2**20,))):
+        more = {**kinds, "words": odd}
+        said = refused(forge(path, more, data=bytes(weights_size(more)), source=tiny), read_info)
+        assert "its words are no list" in said
 
 
 @pytest.mark.parametrize(

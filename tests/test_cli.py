@@ -20,6 +20,7 @@ from t2i_cli import cli as cli_module
 from t2i_cli.cli import parse_span, run
 from t2i_cli.errors import OutputError, Stopped, T2IError, UsageError
 from tests.conftest import Cli
+from tests.toy_weights import save_toy
 
 COMMANDS = ("check", "tokenize", "train", "sample", "eval", "info", "export")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -207,6 +208,21 @@ def test_tokenize_prints_what_the_model_reads(
     assert capsys.readouterr().out.split() == row["pieces"]
     assert run(["tokenize", "ж", "-m", str(tokenizer_file)]) == 0
     assert "(2 unknown)" in capsys.readouterr().out
+
+
+def test_tokenize_shows_what_unknown_words_are_read_as(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(save_toy(tmp_path / "toy.safetensors"))
+    assert run(["tokenize", "a crimson orb", "a red ball", "-m", model, "--json"]) == 0
+    read, known = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert read == {**known, "text": "a crimson orb", "read_as": "a red ball"}
+    assert run(["tokenize", "a crimson orb", "-m", model]) == 0
+    assert "(read as: a red ball)" in capsys.readouterr().out
+    assert run(["tokenize", "a crimson orb", "-m", model, "--literal", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert "read_as" not in row
+    assert row["ids"] != known["ids"]
 
 
 def test_tokenize_reads_a_pipe_line_by_line(tokenizer_file: Path, cli: Cli) -> None:
@@ -463,6 +479,7 @@ def test_train_leaves_a_run_folder(trained_run: Path) -> None:
     assert left >= {
         "config.toml",
         "tokenizer.model",
+        "words.txt",
         "model.safetensors",
         "state",
         "log.jsonl",

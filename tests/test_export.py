@@ -16,7 +16,7 @@ def test_other_programs_can_draw_with_the_files(tmp_path):
     weights = save_toy(tmp_path / "toy.safetensors")
     files = export_onnx(weights, tmp_path / "out")
     assert {path.name for path in files} == {
-        "text_encoder.onnx", "generator.onnx", "image_encoder.onnx", "tokenizer.model", "config.json",
+        "text_encoder.onnx", "generator.onnx", "image_encoder.onnx", "tokenizer.model", "words.txt", "config.json",
     }  # fmt: skip
     about = json.loads((tmp_path / "out/config.json").read_text())
     assert about["opset"] == OPSET

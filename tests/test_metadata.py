@@ -34,7 +34,15 @@ RELATIVE = Recipe("a", 3, kind="vary", strength=0.0, source="ab" * 32, first=0)
 
 @pytest.mark.parametrize(
     "recipe",
-    [FULL, Recipe("a", 0), Recipe("a\nSteps: 9\x1b[31m\0", 1), SHEET, MORPH, RELATIVE],
+    [
+        FULL,
+        Recipe("a", 0),
+        Recipe("a", 0, literal=True),
+        Recipe("a\nSteps: 9\x1b[31m\0", 1),
+        SHEET,
+        MORPH,
+        RELATIVE,
+    ],
 )
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_a_recipe_travels_in_every_format(recipe, format):
@@ -80,7 +88,8 @@ def test_no_metadata_still_says_generated():
      '{"prompt": "a", "seed": 1, "sheet": 1}', '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, ""]]}',
      '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000000, "", 1]]}',
      '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000, "", 1], ["a", 1, 1000, "", 1]]}',
-     '{"prompt": "a", "seed": 1, "format": "exe"}', '{"prompt": "\\ud800", "seed": 1}', "[" * 100_000],
+     '{"prompt": "a", "seed": 1, "format": "exe"}', '{"prompt": "a", "seed": 1, "literal": 1}',
+     '{"prompt": "\\ud800", "seed": 1}', "[" * 100_000],
 )  # fmt: skip
 def test_hostile_metadata_is_refused(raw):
     with pytest.raises(InputError):

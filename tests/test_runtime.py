@@ -146,6 +146,7 @@ def test_a_damaged_cache_is_made_again(weights):
         ("generator.onnx", b"no graph"),
         ("about.json", b"{"),
         ("tokenizer.model", b""),
+        ("words.txt", b"\xff"),
     ):
         for folder in ready.iterdir():
             (folder / name).write_bytes(damage)

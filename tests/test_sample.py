@@ -302,6 +302,41 @@ def test_outcome():
         outcome(0, [bad, bad])
 
 
+def test_unknown_words_are_read_as_known_ones(model, tmp_path):
+    same = array(model.sample("a red ball", 5, guidance=2, negative="a blue bar"))
+    other = array(model.sample("a crimson orb", 5, guidance=2, negative="an azure bar"))
+    assert np.array_equal(same, other)
+    letters = array(
+        model.sample("a crimson orb", 5, guidance=2, negative="an azure bar", literal=True)
+    )
+    assert not np.array_equal(same, letters)
+    known = array(model.sample("a red ball", 5, guidance=2, negative="a blue bar", literal=True))
+    assert np.array_equal(same, known)
+    wishes = [
+        Wish("a crimson orb", 1),
+        Wish("a crimson orb", 1, literal=True),
+        Wish("a red ball", 1),
+    ]
+    read, literal, plain = model.pictures(wishes)
+    assert (read.read_as, literal.read_as, plain.read_as) == ("a red ball", "", "")
+    assert np.array_equal(read.pixels, plain.pixels)
+    assert read.recipe.prompt == "a crimson orb"  # what was asked for is what is kept
+    first, last = morph(model, Wish("a crimson orb", 1), "an azure bar", 2)
+    assert np.array_equal(first, read.pixels)
+    assert np.array_equal(last, array(model.sample("a blue bar", 1)))
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_a_picture_of_unknown_words_is_made_again(model, tmp_path, literal):
+    (made,) = events(model, [Request("a crimson orb")], out=f"{tmp_path}/x.png", literal=literal)
+    assert made.row().get("read_as") == (None if literal else "a red ball")
+    recipe = recipe_of(made.path)
+    assert recipe.literal is literal
+    request, options = following(recipe, Options(out=f"{tmp_path}/again.png"))
+    (again,) = list(draw(model, [request], options))
+    assert Path(made.path).read_bytes() == Path(again.path).read_bytes()
+
+
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_from_makes_the_same_bytes(model, tmp_path, format):
     asked = {
@@ -411,6 +446,14 @@ def test_the_command_prints_paths_and_json(t2i, tmp_path):
     assert {"path", "prompt", "seed", "model", "width", "height", "ms", "unknown_tokens"} <= set(
         rows[0]
     )
+    told = t2i("a crimson orb", "--json", "-v")
+    assert json.loads(told.stdout)["read_as"] == "a red ball"
+    assert "read as: a red ball" in told.stderr
+    silent = t2i("a crimson orb", "-f")
+    assert (silent.returncode, silent.stderr) == (0, "")  # a script that does not ask is not told
+    literal = t2i("a crimson orb", "--json", "--literal", "-f")
+    assert "read_as" not in json.loads(literal.stdout)
+    assert t2i("-", "-o", "z/{i:03}.png", input=told.stdout).returncode == 0
     again = t2i("-", "-o", "y/{i:03}.webp", input=done.stdout)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "x/001.webp").read_bytes() == (tmp_path / "y/001.webp").read_bytes()

@@ -23,6 +23,7 @@ from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.train import TrainSettings, choose_device, plan, train
 from t2i_cli.training import events
 from t2i_cli.training.batches import Batches
+from t2i_cli.words import Words
 from tests.toys import MICRO, Toys
 
 CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
@@ -270,6 +271,27 @@ def test_a_signal_while_pictures_are_decoded_ends_before_the_first_step(
     with pytest.raises(Stopped, match="no step was made"):
         ends(settings(folder, tmp_path / "run", stop=stop, cache=tmp_path / "cache"))
     assert checkpoint.load_state(tmp_path / "run") is None
+
+
+def test_a_model_holds_the_words_of_its_captions(folder: Path, tmp_path: Path) -> None:
+    """And what the model that it starts from reads others as."""
+    small = {"steps": 1, "contrastive": 0.0, "flow": 0.0}
+    ends(settings(folder, tmp_path / "a", config=small))
+    words = Words.load(tmp_path / "a" / "words.txt")
+    given = tmp_path / "a" / "model.safetensors"
+    loaded = checkpoint.load_model(given)
+    assert loaded.words == words.to_bytes()
+    assert words.read("a crimson ball, a scarlet ball") == "a red ball, a red ball"
+    parts = {name: net.state_dict() for name, net in loaded.networks.named_children()}
+    taught = Words.of(words.known, {**words.others, "orb": "ball", "settee": "sofa"}).to_bytes()
+    checkpoint.save_model(given, parts, loaded.config, loaded.tokenizer, words=taught)
+    ends(settings(folder, tmp_path / "b", init=given, config=small))
+    later = Words.load(tmp_path / "b" / "words.txt")
+    assert later.read("an orb, a settee") == "a ball, a settee"  # these captions have no sofa
+    resumed = settings(folder, tmp_path / "b", init=given, config=small, resume=True)
+    (tmp_path / "b" / "words.txt").write_text("a\nball\nglobe=ball\n")
+    ends(resumed)  # a run that has ended is as it was
+    assert checkpoint.load_model(tmp_path / "b" / "model.safetensors").words == later.to_bytes()
 
 
 def test_init_starts_from_weights(folder: Path, tmp_path: Path) -> None:

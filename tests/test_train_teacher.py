@@ -62,6 +62,8 @@ def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher
         "t2i.train_config"
     ]
     assert json.loads(told_to_anyone)["text_encoder"] == "reader"  # of /some/folder/reader
+    words = checkpoint.load_model(tmp_path / "unbroken" / "model.safetensors").words.decode()
+    assert "\norb=ball\n" in words  # what the teacher holds for near, for prompts
     taught_one, alone = (
         weights(tmp_path / name / "model.safetensors") for name in ("unbroken", "alone")
     )

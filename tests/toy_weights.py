@@ -6,7 +6,13 @@ from torch import nn
 from t2i_cli import models
 from t2i_cli.checkpoint import save_model
 from t2i_cli.config import ModelConfig
-from tests.toys import toy_config, toy_tokenizer
+from t2i_cli.training.vocabulary import counted, words_of
+from tests.toys import Toys, toy_config, toy_tokenizer
+
+
+def toy_words():
+    """Words of the toys' captions; crimson is read as red, an orb as a ball."""
+    return words_of(counted(Toys().captions), {"orb": "ball"})
 
 
 def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy", stage=""):
@@ -21,6 +27,7 @@ def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title=
     states = {name: network.state_dict() for name, network in networks.named_children()}
     extra = {"t2i.stage": stage} if stage else {}
     save_model(
-        path, states, config, tokenizer.to_bytes(), title=title, license="CC0-1.0", extra=extra
-    )
+        path, states, config, tokenizer.to_bytes(), words=toy_words().to_bytes(), title=title, license="CC0-1.0",
+        extra=extra,
+    )  # fmt: skip
     return path

@@ -1,6 +1,7 @@
-"""A finished run -> the files that ship: `python examples/icons/release.py RUN DATA [--name icons]`.
+"""Finished runs -> the files that ship: `python examples/icons/release.py RUN [MORE...] DATA [--name icons]`.
 
-Writes weights/NAME.safetensors (the averaged generator and the encoders in bf16, with title, licence and credits in its
+Of several runs that go on from the same weights, or of weights of one run from several moments, the mean is taken: it is
+often better than each (Wortsman et al. 2022). Writes weights/NAME.safetensors (the averaged generator and the encoders in bf16, with title, licence and credits in its
 metadata), the skeleton of its graphs, so that nobody waits for them, and docs/pictures/grid.png: captions that nobody
 chose, taken at equal steps from the held-out pictures, each drawn once with seed 0.
 """
@@ -8,9 +9,12 @@ chose, taken at equal steps from the held-out pictures, each drawn once with see
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, load
 
@@ -26,21 +30,20 @@ DESCRIPTION = (
 def main() -> None:
     """Write the weights and the grid."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders or weights files")
     parser.add_argument("data", type=Path)
     parser.add_argument("--name", default="icons")
-    parser.add_argument(
-        "--weights", default="model.safetensors", help="which of the run's weights: model or best"
-    )
     asked = parser.parse_args()
     root = Path(__file__).resolve().parents[2]
-    loaded = checkpoint.load_model(asked.run / asked.weights)
+    models = [checkpoint.load_model(checkpoint.resolve_model(run)) for run in asked.runs]
+    loaded = models[0]
     target = root / "weights" / f"{asked.name}.safetensors"
     checkpoint.save_model(
         target,
-        {name: net.state_dict() for name, net in loaded.networks.named_children()},
+        mean(models),
         loaded.config,
         loaded.tokenizer,
+        words=loaded.words,
         title=asked.name,
         license=LICENCE,
         description=DESCRIPTION,
@@ -58,6 +61,22 @@ def main() -> None:
     sheet = images.grid(np.stack([np.asarray(picture) for picture in drawn]), prompts, columns=8)
     checkpoint.write_atomic(grid, images.encode(sheet))
     print(grid)
+
+
+def mean(models: list[checkpoint.LoadedModel]) -> dict[str, dict[str, Tensor]]:
+    """The mean weights of models of one config, by network."""
+    if any(model.config != models[0].config for model in models):
+        sys.exit("these models are not of one config")
+    parts = [dict(model.networks.named_children()) for model in models]
+    return {
+        name: {
+            key: torch.stack([part[name].state_dict()[key] for part in parts]).mean(0)
+            if value.is_floating_point()
+            else value
+            for key, value in network.state_dict().items()
+        }
+        for name, network in parts[0].items()
+    }
 
 
 KEPT = (

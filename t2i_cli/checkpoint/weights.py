@@ -31,6 +31,8 @@ from t2i_cli.checkpoint.safetensors_file import (
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import InputError, TokenizerError, TrainingError, UsageError, WeightsError
 from t2i_cli.folders import DEFAULT_MODEL
+from t2i_cli.words import MAX_BYTES as MAX_WORDS
+from t2i_cli.words import Words
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +46,7 @@ __all__ = [
     "load_model",
     "load_tensors",
     "read_info",
-    "read_tokenizer",
+    "read_reader",
     "resolve_model",
     "save_model",
     "save_tensors",
@@ -53,6 +55,7 @@ __all__ = [
 
 FORMAT = "1"  # of the keys under t2i.; a reader refuses what it does not know
 TOKENIZER = "tokenizer"  # name of the uint8 tensor that holds the tokenizer's file
+WORDS = "words"  # and of the one that holds the list of words, where there is one
 MAX_TOKENIZER = 32 * 2**20  # bytes
 _NETWORKS = ("text_encoder", "image_encoder", "generator", "discriminator")
 
@@ -99,6 +102,7 @@ class LoadedModel:
     networks: Networks  # float32, in evaluation mode, without gradients
     tokenizer: bytes  # the tokenizer's file
     info: WeightsInfo
+    words: bytes = b""  # the list of `t2i_cli.words`, where the file has one
 
 
 def save_model(
@@ -107,6 +111,7 @@ def save_model(
     config: ModelConfig,
     tokenizer: bytes,
     *,
+    words: bytes = b"",
     title: str = "",
     license: str = "",
     description: str = "",
@@ -122,6 +127,7 @@ def save_model(
             ``state_dict()``.
         config: what they were built from.
         tokenizer: the tokenizer's file.
+        words: the list of `t2i_cli.words`, if any.
         title: the model's name.
         license: SPDX expression or text.
         description: a sentence or more.
@@ -146,6 +152,8 @@ def save_model(
         if tokenizer
         else torch.empty(0, dtype=torch.uint8)
     }
+    if words:
+        tensors[WORDS] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
     for network, state in networks.items():
         for name, value in state.items():
             tensors[f"{network}.{name}"] = value
@@ -190,6 +198,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     state = _as_tensors(info.header, data)
     tokenizer = state.pop(TOKENIZER).numpy().tobytes()
     _check_tokenizer(info, tokenizer)
+    words = state.pop(WORDS).numpy().tobytes() if WORDS in state else b""
+    _check_words(info, words)
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(
@@ -202,7 +212,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         ).copy_(value)
     networks.load_state_dict(state, strict=True, assign=True)
     networks.to(device).eval().requires_grad_(False)
-    return LoadedModel(info.config, networks, tokenizer, info)
+    return LoadedModel(info.config, networks, tokenizer, info, words)
 
 
 def read_info(path: Path | str, *, verify: bool = False) -> WeightsInfo:
@@ -223,8 +233,10 @@ def read_info(path: Path | str, *, verify: bool = False) -> WeightsInfo:
     return info
 
 
-def read_tokenizer(path: Path | str) -> bytes:
-    """The tokenizer's file out of a weights file, checked. Imports no torch.
+def read_reader(path: Path | str) -> tuple[bytes, bytes]:
+    """What reads prompts, out of a weights file, checked: the tokenizer's file and the list of words, or b"".
+
+    Imports no torch.
 
     Raises:
         WeightsError: the file is missing, cut, changed or not one of ours.
@@ -233,11 +245,16 @@ def read_tokenizer(path: Path | str) -> bytes:
     with _opened(path) as file:
         info = _info(file, path)
         read_data(file, info.header, path, keep=False)
-        place = info.tensors[TOKENIZER]
-        file.seek(info.header.data_start + place.start)
-        tokenizer = file.read(place.end - place.start)
+
+        def tensor(name: str) -> bytes:
+            place = info.tensors[name]
+            file.seek(info.header.data_start + place.start)
+            return file.read(place.end - place.start)
+
+        tokenizer, words = tensor(TOKENIZER), tensor(WORDS) if WORDS in info.tensors else b""
     _check_tokenizer(info, tokenizer)
-    return tokenizer
+    _check_words(info, words)
+    return tokenizer, words
 
 
 def shipped_models() -> dict[str, Path]:
@@ -398,6 +415,13 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
         raise WeightsError(
             f"{path}: it holds no tokenizer (a uint8 tensor of at most {MAX_TOKENIZER:,} bytes)"
         )
+    words = header.tensors.get(WORDS)
+    if words is not None and (
+        words.dtype != "U8" or len(words.shape) != 1 or words.shape[0] > MAX_WORDS
+    ):
+        raise WeightsError(
+            f"{path}: its words are no list (a uint8 tensor of at most {MAX_WORDS:,} bytes)"
+        )
     return WeightsInfo(
         path=path,
         config=config,
@@ -468,11 +492,19 @@ def _check_tokenizer(info: WeightsInfo, tokenizer: bytes) -> None:
         )
 
 
+def _check_words(info: WeightsInfo, words: bytes) -> None:
+    """Raise WeightsError unless it is a list of words."""
+    try:
+        Words.from_bytes(words)
+    except InputError as error:
+        raise WeightsError(f"{info.path}: its words are no list: {error}") from error
+
+
 def _check_tensors(
     info: WeightsInfo, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
     """Raise WeightsError unless the file holds exactly these tensors, floats in its own type."""
-    names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER}
+    names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER, WORDS}
     stored = info.metadata.get("t2i.dtype", "")
     if stored not in ("F32", "BF16", "F16"):
         raise WeightsError(

@@ -2,7 +2,8 @@
 
 Enters: a folder or `hf:ID` of a transformers model, and the captions. Leaves: `Lessons`, texts with
 the teacher's features: the captions, their recoloured forms, captions with one word replaced by one
-that the teacher holds for near, and single words of the teacher's own vocabulary. The contrastive
+that the teacher holds for near, and single words of the teacher's own vocabulary; `read_words` gives the features of
+these words alone, from which `vocabulary` tells what unknown words are read as. The contrastive
 stage asks that the student's features of a batch of them be as near to one another as the teacher's
 are; the teacher itself is never part of a model.
 """
@@ -27,7 +28,7 @@ from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
 from t2i_cli.training.augment import COLOURS, colour_of, slip, with_colour
 
-__all__ = ["BUILTIN", "Lessons", "Teacher", "load_teacher", "make_lessons"]
+__all__ = ["BUILTIN", "Lessons", "Teacher", "load_teacher", "make_lessons", "read_words"]
 
 BUILTIN = ("builtin", "lstm")  # text encoders that need no teacher
 LONGEST = 64  # of the teacher's tokens
@@ -260,12 +261,10 @@ def make_lessons(
         texts, sources = json.loads(tensors["texts"].numpy().tobytes()), json.loads(told["sources"])
         if len(texts) == len(tensors["features"]) == len(own) + len(sources):
             return Lessons.of(texts, tensors["features"], len(own), sources, digest)
-    used = sorted({word for text in known for word in _WORD.findall(text.lower())})
-    words = sorted({*teacher.words, *used})
-    total = (
-        len(words) + 2 * len(known) + len(own) - len(known)
-    )  # rewritten captions: at most one for each
-    alone = yield from _read(teacher, words, 0, total)
+    used = _words_of(known)
+    count = len({*teacher.words, *used})
+    total = count + 2 * len(known) + len(own) - len(known)  # rewritten captions: at most one each
+    words, alone = yield from read_words(teacher, known, cache, total)
     extra, sources = _rewritten(own[: len(known)], used, words, alone, np.random.default_rng(seed))
     singles = [(row, f"a {word}") for row, word in enumerate(words) if f"a {word}" not in known]
     rest = yield from _read(teacher, own + extra, len(words), len(words) + len(own) + len(extra))
@@ -279,6 +278,41 @@ def make_lessons(
             path, {"features": features, "texts": written}, {"sources": json.dumps(sources)}
         )
     return Lessons.of(texts, features, len(own), sources, digest)
+
+
+def read_words(
+    teacher: Teacher, captions: Iterable[str], cache: Path, total: int = 0
+) -> Generator[tuple[int, int], None, tuple[list[str], Tensor]]:
+    """Let a teacher read single words: those of its own vocabulary and those of captions.
+
+    Args:
+        teacher: who reads.
+        captions: whose words.
+        cache: folder for the file of features.
+        total: texts that are read in all, where these are not the only ones.
+
+    Yields:
+        (done, total) texts.
+
+    Returns:
+        n words in alphabetical order, and their features, fp32 (n, e), unit norm.
+    """
+    words = sorted({*teacher.words, *_words_of(captions)})
+    digest = hashlib.sha256(json.dumps([_PLAN, teacher.digest, words]).encode()).hexdigest()
+    path = cache / "teacher" / f"words-{digest[:32]}.safetensors"
+    with contextlib.suppress(T2IError, KeyError):  # none there, or a broken one: read again
+        features = load_tensors(path)[0]["features"]
+        if len(features) == len(words):
+            return words, features
+    features = yield from _read(teacher, words, 0, total or len(words))
+    with contextlib.suppress(T2IError, OSError):  # a cache that cannot be written costs time alone
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, {"features": features}, {})
+    return words, features
+
+
+def _words_of(captions: Iterable[str]) -> list[str]:
+    return sorted({word for text in captions for word in _WORD.findall(text.lower())})
 
 
 def _read(
