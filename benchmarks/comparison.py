@@ -69,8 +69,11 @@ VARIANTS = {
     "no-distill": Variant({"adversarial": 1 - HALF}),
     "no-game": Variant({"distill": 1 - HALF}),
     "no-game-no-perceptual": Variant({"distill": 1 - HALF}, {"distill_perceptual": 0.0}),
+    "no-game-gradient": Variant({"distill": 1 - HALF}, {"distill_gradient": 1.0}),
     "no-game-no-mirror": Variant({"distill": 1 - HALF}, {"mirror": 0.0}),
-    "from-nothing": Variant({"contrastive": 0.3, "flow": 0.4, "distill": 0.1, "adversarial": 0.2}, init=""),
+    "from-nothing": Variant(
+        {"contrastive": 0.3, "flow": 0.4, "distill": 0.1, "adversarial": 0.2}, init="", samplers=((1, 1.0), (20, 2.5)),
+    ),
     "half-no-recolour": Variant({"flow": HALF}, {"recolour": 0.0}, init="start", samplers=()),
     "no-recolour": Variant(WHOLE, {"recolour": 0.0}, init="half-no-recolour"),
 }  # fmt: skip
@@ -105,9 +108,8 @@ def main() -> None:
             )
         else:
             last_weights(asked.out / variant.init, asked.out / name)
-        model = asked.out / name / "model.safetensors"
         row["measured"] = [
-            measured(model, asked.data, asked.count, steps, guidance)
+            measured(asked.out / name, asked.data, asked.count, steps, guidance)
             for steps, guidance in variant.samplers
         ]
         with results.open("a", encoding="utf-8") as file:
@@ -177,9 +179,9 @@ def last_weights(run: Path, out: Path) -> None:
     )
 
 
-def measured(model: Path, source: Path, count: int, steps: int, guidance: float) -> dict[str, Any]:
-    """What `t2i eval` says: of each figure its value and 95% interval."""
-    command = [sys.executable, "-m", "t2i_cli", "eval", str(model), str(source), "-n", str(count)]
+def measured(run: Path, source: Path, count: int, steps: int, guidance: float) -> dict[str, Any]:
+    """What `t2i eval` says, of many steps with the run's flow: of each figure its value and 95% interval."""
+    command = [sys.executable, "-m", "t2i_cli", "eval", str(run), str(source), "-n", str(count)]
     command += ["--json", "--metrics", "kid,text,colour,diversity", "--guidance", str(guidance)]
     command += ["--steps", str(steps)] if steps > 1 else []
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -3,8 +3,8 @@
 For each rewording of `benchmarks.synonyms`: pictures of held-out captions, and pictures of the same captions
 reworded, from the same noise. Of both, how often the caption as it was is the best of 100, by the evaluation
 encoder, which no training loss saw. `lands`: how often, by the model's own text encoder, a reworded caption is nearest
-to its own of 100 as they were. Unknown words are read as the tool reads them, or with `--literal` by their letters. With
-`--sheet`, the first pairs side by side.
+to its own of 100 as they were. Unknown words are read as the tool reads them, or with `--literal` by their letters.
+With `--sheet`, the first pairs side by side.
 """
 
 from __future__ import annotations

@@ -273,6 +273,7 @@ class TrainConfig:
     distill_guidance: float = 2.5
     distill_pairs: int = 8192  # kept in memory, 16 KiB each at 64 px RGBA
     distill_perceptual: float = 0.1  # weight of the difference as the image encoder sees it
+    distill_gradient: float = 0.0  # weight of the difference of neighbouring pixels' differences
     # the adversarial game
     loss: Literal["relativistic", "log"] = "relativistic"  # log: the non-saturating log-loss
     alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
@@ -307,7 +308,7 @@ class TrainConfig:
         bounds: dict[str, tuple[float, float]] = {
             "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "distill": (0, 1),
             "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
-            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3),
+            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "distill_gradient": (0, 1e3),
             "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),

@@ -650,9 +650,9 @@ def _to_flow(model: LoadedModel, run: Path) -> None:
     state = load_state(run) if run.is_dir() else None
     if state is None:
         return
-    meta = state.meta
-    distilled = meta.get("facts", {}).get("distill", 0) > 0
-    if distilled and meta.get("position", {}).get("stage") == "adversarial":
+    facts, position = (state.meta.get(name, {}) for name in ("facts", "position"))
+    game = position.get("stage") == "adversarial"
+    if game and facts.get("distill", 0) > 0 and not position.get("pairs"):
         raise UsageError(
             f"--steps: {run} has the generator of its flow stage no more, it went on from a distilled one",
             "measure weights that were saved after the flow, or leave --steps out",

@@ -823,7 +823,7 @@ def _draw_pairs_again(run: _Run) -> Iterator[Event]:
     pairs, size = run.learner.pairs, run.batch_size()
     pairs.keep(run.at.pairs)
     missing = run.at.pairs[len(pairs) :]
-    if run.at.stage != "distill" or not missing:
+    if run.at.stage not in ("distill", "adversarial") or not missing:
         return
     yield Message(f"drawing {len(missing) * size:,} pictures again to learn from")
     for position in missing:

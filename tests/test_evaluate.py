@@ -72,6 +72,12 @@ def test_many_steps_of_a_distilled_run_are_refused(
     save_state(run, 5, state.files, meta)
     with pytest.raises(UsageError, match="flow stage no more"):
         measured(tmp_path, run, where=captioned_folder, steps=2)
+    meta["position"]["pairs"] = [
+        7
+    ]  # of a game that is held to the flow's pictures: the anchor is the flow
+    save_state(run, 6, state.files, meta)
+    told = measured(tmp_path, run, where=captioned_folder, steps=2)
+    assert any("2 steps" in subject.name for subject in told.subjects)
 
 
 def measured(tmp_path: Path, *subjects: object, where: Path, **changed: object) -> Evaluation:

@@ -1,7 +1,9 @@
 """Finished runs -> the files that ship: `python examples/icons/release.py RUN [MORE...] DATA [--name icons]`.
 
-Of several runs that go on from the same weights, or of weights of one run from several moments, the mean is taken: it is
-often better than each (Wortsman et al. 2022). Writes weights/NAME.safetensors (the averaged generator and the encoders in bf16, with title, licence and credits in its
+Of several runs that go on from the same weights, or of one run's weights at several moments, the mean is taken: it is
+often better than each (Wortsman et al. 2022).
+
+Writes weights/NAME.safetensors (the averaged generator and the encoders in bf16, with title, licence and credits in its
 metadata), the skeleton of its graphs, so that nobody waits for them, and docs/pictures/grid.png: captions that nobody
 chose, taken at equal steps from the held-out pictures, each drawn once with seed 0.
 """

@@ -14,6 +14,7 @@ __all__ = [
     "exact_penalty",
     "finite_penalty",
     "flow_loss",
+    "gradient_loss",
     "log_d_loss",
     "log_g_loss",
     "mismatch_loss",
@@ -99,6 +100,19 @@ def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:
         target: fp32 (b, c, h, w) in [-1, 1].
     """
     return (drawn - target).square().mean()
+
+
+def gradient_loss(drawn: Tensor, target: Tensor) -> Tensor:
+    """Squared error of the differences of neighbouring pixels, right and down (Mathieu et al. 2016, equation 6).
+
+    A fine pattern and a soft edge are small errors of pixels, and large ones here.
+
+    Args:
+        drawn: fp32 (b, c, h, w).
+        target: fp32 (b, c, h, w).
+    """
+    error = drawn - target
+    return error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()
 
 
 def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

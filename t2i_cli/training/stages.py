@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, many_steps, one_step
 from t2i_cli.training import distributed, losses
-from t2i_cli.training.augment import augment, mirror, random_background
+from t2i_cli.training.augment import augment, mirror, moved, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ADVERSARIAL_SHARE, SHARE, ema_decay, ema_update
-from t2i_cli.training.pairs import Pairs
+from t2i_cli.training.pairs import Chunk, Pairs
 
 __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
 
 STAGES = ("contrastive", "flow", "distill", "adversarial")
 MEASURE_EVERY = 4  # steps between two looks at how far a step moves the weights
+FOLDS = 4  # px, the side of the cells that pictures are folded into, at most
 SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
 MAX_NORM = 1.0  # of the gradient in the contrastive and flow stages
 
@@ -60,7 +61,7 @@ class Learner:
         self.average: Generator = copy.deepcopy(networks.generator).requires_grad_(
             requires_grad=False
         )
-        self.anchor: Generator | None = None  # the averaged generator as the stage before left it
+        self.anchor: Generator | None = None  # the averaged generator as an earlier stage left it
         self.pairs = Pairs(config.distill_pairs)
         self.device = next(networks.parameters()).device
         self.gamma = config.gamma or default_gamma(networks.config.resolution)
@@ -71,6 +72,10 @@ class Learner:
         self.images_before = (
             0  # of these, before this stage: each stage's average forgets at its own pace
         )
+        self._shift = (
+            0,
+            0,
+        )  # px, right and down, by which pictures are moved before E and D see them
         self._measured = False  # whether this step looks at how far it moves the weights
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
@@ -106,12 +111,13 @@ class Learner:
         if stage == "adversarial":
             # the flow knows clean pictures on its way down; what was distilled from it knows only noise
             looks = self.anchor or self.networks.generator
-            if self.warm or self.images:
+            if self.pairs:  # G is held to what the flow drew, which the anchor goes on to be
+                ema_update(self.networks.generator, self.average, 0.0)
+            elif self.warm or self.images:
                 self.keep_anchor()
             with torch.no_grad():
                 null = self.null(1).text_features
             self.networks.discriminator.start_from(looks, null)
-            self.pairs.keep([])
 
     def start_average(self) -> None:
         """Let the average begin at the generator's weights: for a run that starts from given ones."""
@@ -144,6 +150,9 @@ class Learner:
             seed_for(self.config.seed, stage, "noise", position)
         )
         self._measured = position % MEASURE_EVERY == 0
+        # E and D fold pictures into cells of a few pixels, which fall elsewhere in each step: no pattern of their size
+        # escapes them
+        self._shift = divmod(seed_for(self.config.seed, stage, "shift", position) % FOLDS**2, FOLDS)
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
         if stage == "flow":
@@ -242,28 +251,49 @@ class Learner:
         room = not self.pairs or (progress < 0.5 and self.pairs.room_for(size))
         if room and not self.make_pairs(position, batch):
             return StepResult({"distill_loss": math.nan}, skipped=True)
-        chunk = self.pairs.pick(random)
-        text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
-        # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
-        flips = distributed.uniform(random, len(chunk.turnable)) < self.config.mirror
-        noise, target = (mirror(x, flips & chunk.turnable) for x in (noise, chunk.images()))
-        drawn = one_step(networks.generator, noise, text)
-        loss = whole = losses.distill_loss(drawn, target)
-        figures: dict[str, Tensor | float] = {}
-        if self.config.distill_perceptual:
-            encoder = networks.image_encoder.requires_grad_(requires_grad=False)
-            with torch.no_grad():
-                wanted = encoder.feature_maps(target)
-            perceptual = losses.perceptual_loss(encoder.feature_maps(drawn), wanted)
-            encoder.requires_grad_(requires_grad=True)
-            whole = loss + self.config.distill_perceptual * perceptual
-            figures["perceptual_loss"] = perceptual.detach()
-        found = self._descend(optimizer, whole, MAX_NORM)
+        networks.image_encoder.requires_grad_(requires_grad=False)
+        loss, figures = self._apart(self.pairs.pick(random), random)
+        networks.image_encoder.requires_grad_(requires_grad=True)
+        found = self._descend(optimizer, loss, MAX_NORM)
         if found is None:
             return StepResult({"distill_loss": math.nan}, skipped=True)
         self._averaged(size)
-        pairs = float(len(self.pairs) * size)
-        return StepResult({"distill_loss": loss.detach(), "pairs": pairs, **figures, **found})
+        return StepResult({**figures, "pairs": float(len(self.pairs) * size), **found})
+
+    def _apart(
+        self, chunk: Chunk, random: torch.Generator, rows: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """How far one step is from what the flow made of a chunk's noise, and the parts of that.
+
+        Args:
+            chunk: of pairs.
+            random: of the step.
+            rows: how many of them, those from a random place on; all where none is given.
+        """
+        text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+        target, turnable = chunk.images(), chunk.turnable
+        if rows is not None and rows < len(turnable):
+            at = torch.randint(len(turnable), (1,), device=self.device, generator=random)
+            some = (at + torch.arange(rows, device=self.device)) % len(turnable)
+            noise, target, turnable = noise[some], target[some], turnable[some]
+            text = text[some]
+        # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
+        flips = distributed.uniform(random, len(turnable)) < self.config.mirror
+        noise, target = (mirror(x, flips & turnable) for x in (noise, target))
+        drawn = one_step(self.networks.generator, noise, text)
+        pixels = whole = losses.distill_loss(drawn, target)
+        figures: dict[str, Tensor | float] = {"distill_loss": pixels.detach()}
+        if self.config.distill_perceptual:
+            encoder = self.networks.image_encoder
+            with torch.no_grad():
+                wanted = encoder.feature_maps(moved(target, *self._shift))
+            found = encoder.feature_maps(moved(drawn, *self._shift))
+            perceptual = losses.perceptual_loss(found, wanted)
+            whole = whole + self.config.distill_perceptual * perceptual
+            figures["perceptual_loss"] = perceptual.detach()
+        if self.config.distill_gradient:
+            whole = whole + self.config.distill_gradient * losses.gradient_loss(drawn, target)
+        return whole, figures
 
     @torch.no_grad()
     def make_pairs(self, position: int, batch: Batch) -> bool:
@@ -359,7 +389,11 @@ class Learner:
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
-        if self.anchor is not None and config.anchor_weight:
+        if self.pairs and config.anchor_weight:
+            apart, parts = self._apart(self.pairs.pick(random), random, len(noise) // 2)
+            loss = loss + config.anchor_weight * apart
+            figures |= parts
+        elif self.anchor is not None and config.anchor_weight:
             pull = 0.005 + (config.anchor_weight - 0.005) * _cosine(own)
             with torch.no_grad():
                 start = one_step(self.anchor, noise, shown)
@@ -460,7 +494,8 @@ class Learner:
 
     def _seen(self, images: Tensor, strength: float, random: torch.Generator) -> Tensor:
         """Pictures as D and E see them."""
-        return random_background(augment(images, strength, random), 0.5, random)
+        images = moved(augment(images, strength, random), *self._shift)
+        return random_background(images, 0.5, random)
 
     def _dropped(self, text: TextEncoding, random: torch.Generator) -> TextEncoding:
         """The encodings with some rows' captions replaced by the empty text."""

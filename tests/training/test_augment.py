@@ -169,6 +169,20 @@ def test_mirror() -> None:
     assert torch.equal(out[1], images[1])
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_moved_brings_in_nothing_or_the_edge(channels: int) -> None:
+    images = to_images(torch.from_numpy(Toys(channels).pixels[:3]))
+    assert a.moved(images, 0, 0) is images
+    there = a.moved(images, 2, 1)
+    assert there.shape == images.shape
+    assert torch.equal(there[:, :, 1:, 2:], images[:, :, :-1, :-2])
+    if channels == 3:
+        assert torch.equal(there[:, :, 1:, 0], images[:, :, :-1, 0])
+    else:
+        assert (there[:, 3, :, :2] == -1).all()
+        assert (there[:, :3, :1] == 0).all()
+
+
 def test_a_slip_changes_one_thing() -> None:
     pen = np.random.default_rng(0)
     slips = {a.slip("a banana", pen) for _ in range(200)}

@@ -72,6 +72,16 @@ def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
     assert float(losses.perceptual_loss(levels[0], brighter)) == pytest.approx(0, abs=1e-9)
 
 
+def test_gradient_loss_is_the_error_of_neighbours_differences() -> None:
+    drawn, target = RNG.normal(size=(2, 3, 5, 6)), RNG.normal(size=(2, 3, 5, 6))
+    expected = sum(
+        ((np.diff(drawn, axis=axis) - np.diff(target, axis=axis)) ** 2).mean() for axis in (2, 3)
+    )
+    pair = torch.tensor(drawn), torch.tensor(target)
+    assert float(losses.gradient_loss(*pair)) == pytest.approx(expected, rel=1e-10)
+    assert float(losses.gradient_loss(pair[0] + 1.0, pair[0])) == pytest.approx(0, abs=1e-12)
+
+
 def test_adversarial_losses_against_their_formulas() -> None:
     real, fake, other = (RNG.normal(size=32) * 3 for _ in range(3))
     r, f, o = torch.tensor(real), torch.tensor(fake), torch.tensor(other)
