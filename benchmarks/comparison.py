@@ -60,6 +60,7 @@ VARIANTS = {
     "gan": Variant({"adversarial": 1.0}, FRESH, init="start"),
     "flow": Variant({"flow": 1.0}, init="start", samplers=SAMPLERS),
     "whole-seed-1": Variant(WHOLE, {"seed": 1}),
+    "no-pattern": Variant(WHOLE, {"pattern_weight": 0.0}),
     "no-mismatch": Variant(WHOLE, {"mismatch_weight": 0.0}),
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),
     "no-augment": Variant(WHOLE, {"augment": 0.0}),
@@ -69,7 +70,6 @@ VARIANTS = {
     "no-distill": Variant({"adversarial": 1 - HALF}),
     "no-game": Variant({"distill": 1 - HALF}),
     "no-game-no-perceptual": Variant({"distill": 1 - HALF}, {"distill_perceptual": 0.0}),
-    "no-game-gradient": Variant({"distill": 1 - HALF}, {"distill_gradient": 1.0}),
     "no-game-no-mirror": Variant({"distill": 1 - HALF}, {"mirror": 0.0}),
     "from-nothing": Variant(
         {"contrastive": 0.3, "flow": 0.4, "distill": 0.1, "adversarial": 0.2}, init="", samplers=((1, 1.0), (20, 2.5)),

@@ -263,7 +263,7 @@ class TrainConfig:
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
     flow_lr: float = 6e-4  # AdamW
-    adversarial_lr: float = 5e-5  # Adam, falls to a quarter by a cosine; of G
+    adversarial_lr: float = 1e-4  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
     ema_images: float = (
         500_000.0  # half-life of the average, in pictures; `training/ema.py` says how it begins
@@ -273,17 +273,17 @@ class TrainConfig:
     distill_guidance: float = 2.5
     distill_pairs: int = 8192  # kept in memory, 16 KiB each at 64 px RGBA
     distill_perceptual: float = 0.1  # weight of the difference as the image encoder sees it
-    distill_gradient: float = 0.0  # weight of the difference of neighbouring pixels' differences
     # the adversarial game
     loss: Literal["relativistic", "log"] = "relativistic"  # log: the non-saturating log-loss
     alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
     alignment_weight: float = 0.05  # of the generator's image-text term
+    pattern_weight: float = 0.3  # of G's term against patterns of the size of its cells
     mismatch_weight: float = 0.5  # of the mismatched-caption term of D
     discriminator_steps: int = 1  # D steps a G step
     discriminator_head_start: float = (
         0.1  # share of the stage in which D learns to judge a warm G, which waits
     )
-    discriminator_lr: float = 12.0  # D's learning rate, as a factor on adversarial_lr
+    discriminator_lr: float = 6.0  # D's learning rate, as a factor on adversarial_lr
     discriminator_alignment_weight: float = 0.1  # of D's own image-text term on real pictures
     gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
@@ -308,7 +308,7 @@ class TrainConfig:
         bounds: dict[str, tuple[float, float]] = {
             "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "distill": (0, 1),
             "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
-            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "distill_gradient": (0, 1e3),
+            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3),
             "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),

@@ -147,7 +147,7 @@ def steps_of_each_stage(folder: Path, form: str) -> dict[str, Any]:
             learner.begin(stage)
             for step in range(2):
                 before = _flat(learner, stage)
-                result = learner.step(stage, batches.get(stage, step, 4), step, 0.3 + step / 10)
+                result = learner.step(stage, batches.get(stage, step, 8), step, 0.3 + step / 10)
                 assert not result.skipped
                 row = {key: float(value) for key, value in distributed.mean(result.figures).items()}
                 figures.setdefault(stage, []).append(row)

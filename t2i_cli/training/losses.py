@@ -14,10 +14,11 @@ __all__ = [
     "exact_penalty",
     "finite_penalty",
     "flow_loss",
-    "gradient_loss",
     "log_d_loss",
     "log_g_loss",
     "mismatch_loss",
+    "pattern_loss",
+    "pattern_power",
     "perceptual_loss",
     "relation_loss",
     "relativistic_d_loss",
@@ -102,17 +103,33 @@ def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:
     return (drawn - target).square().mean()
 
 
-def gradient_loss(drawn: Tensor, target: Tensor) -> Tensor:
-    """Squared error of the differences of neighbouring pixels, right and down (Mathieu et al. 2016, equation 6).
-
-    A fine pattern and a soft edge are small errors of pixels, and large ones here.
+def pattern_power(images: Tensor, cell: int) -> Tensor:
+    """Power of pictures at the frequencies that repeat from cell to cell, the mean of each picture left out.
 
     Args:
-        drawn: fp32 (b, c, h, w).
-        target: fp32 (b, c, h, w).
+        images: fp32 (b, c, h, w).
+        cell: side of a cell, px; h and w are multiples of it.
+
+    Returns:
+        fp32 (b, frequencies), over the mean of the channels.
     """
-    error = drawn - target
-    return error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()
+    h, w = images.shape[2:]
+    spectrum = torch.fft.rfft2(images.float(), norm="ortho")[:, :, :: h // cell, :: w // cell]
+    return torch.view_as_real(spectrum).square().sum(-1).mean(1).flatten(1)[:, 1:]
+
+
+def pattern_loss(drawn: Tensor, real: Tensor) -> Tensor:
+    """Squared difference of two batches' mean log `pattern_power`.
+
+    What is unfolded from cells of a few pixels has a pattern of their size, a peak in the spectrum that no real picture
+    has (Durall et al. 2020, whose spectral term is of all frequencies). The mean is of logarithms, since a few busy
+    pictures have most of a batch's power, and it is the plain ones where a pattern shows.
+
+    Args:
+        drawn: fp32 (b, frequencies).
+        real: fp32 (b, frequencies), of other pictures.
+    """
+    return ((drawn + 1e-6).log().mean(0) - (real + 1e-6).log().mean(0)).square().mean()
 
 
 def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

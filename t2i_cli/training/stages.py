@@ -261,22 +261,20 @@ class Learner:
         return StepResult({**figures, "pairs": float(len(self.pairs) * size), **found})
 
     def _apart(
-        self, chunk: Chunk, random: torch.Generator, rows: int | None = None
+        self, chunk: Chunk, random: torch.Generator, *, half: bool = False
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         """How far one step is from what the flow made of a chunk's noise, and the parts of that.
 
         Args:
             chunk: of pairs.
             random: of the step.
-            rows: how many of them, those from a random place on; all where none is given.
+            half: every second of them alone.
         """
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         target, turnable = chunk.images(), chunk.turnable
-        if rows is not None and rows < len(turnable):
-            at = torch.randint(len(turnable), (1,), device=self.device, generator=random)
-            some = (at + torch.arange(rows, device=self.device)) % len(turnable)
-            noise, target, turnable = noise[some], target[some], turnable[some]
-            text = text[some]
+        if half and len(turnable) > 1:  # of several processes each has every second of its rows
+            some = slice(self._shift[0] % 2, None, 2)
+            text, noise, target, turnable = text[some], noise[some], target[some], turnable[some]
         # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
         flips = distributed.uniform(random, len(turnable)) < self.config.mirror
         noise, target = (mirror(x, flips & turnable) for x in (noise, target))
@@ -291,8 +289,6 @@ class Learner:
             perceptual = losses.perceptual_loss(found, wanted)
             whole = whole + self.config.distill_perceptual * perceptual
             figures["perceptual_loss"] = perceptual.detach()
-        if self.config.distill_gradient:
-            whole = whole + self.config.distill_gradient * losses.gradient_loss(drawn, target)
         return whole, figures
 
     @torch.no_grad()
@@ -389,8 +385,16 @@ class Learner:
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
+        if config.pattern_weight:
+            powers = (
+                distributed.gather(losses.pattern_power(images, networks.config.fold))
+                for images in (fake, batch.images)
+            )
+            pattern = losses.pattern_loss(*powers)
+            loss = loss + config.pattern_weight * pattern
+            figures["pattern_loss"] = pattern.detach()
         if self.pairs and config.anchor_weight:
-            apart, parts = self._apart(self.pairs.pick(random), random, len(noise) // 2)
+            apart, parts = self._apart(self.pairs.pick(random), random, half=True)
             loss = loss + config.anchor_weight * apart
             figures |= parts
         elif self.anchor is not None and config.anchor_weight:

@@ -72,14 +72,22 @@ def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
     assert float(losses.perceptual_loss(levels[0], brighter)) == pytest.approx(0, abs=1e-9)
 
 
-def test_gradient_loss_is_the_error_of_neighbours_differences() -> None:
-    drawn, target = RNG.normal(size=(2, 3, 5, 6)), RNG.normal(size=(2, 3, 5, 6))
-    expected = sum(
-        ((np.diff(drawn, axis=axis) - np.diff(target, axis=axis)) ** 2).mean() for axis in (2, 3)
-    )
-    pair = torch.tensor(drawn), torch.tensor(target)
-    assert float(losses.gradient_loss(*pair)) == pytest.approx(expected, rel=1e-10)
-    assert float(losses.gradient_loss(pair[0] + 1.0, pair[0])) == pytest.approx(0, abs=1e-12)
+def test_pattern_loss_sees_what_repeats_from_cell_to_cell() -> None:
+    drawn, real = RNG.normal(size=(3, 2, 16, 8)), RNG.normal(size=(5, 2, 16, 8))
+
+    def log_power(images: np.ndarray) -> np.ndarray:
+        power = (np.abs(np.fft.fft2(images, norm="ortho")) ** 2).mean(1)[:, ::4][:, :, [0, 2, 4]]
+        return np.log(power.reshape(len(images), -1)[:, 1:] + 1e-6).mean(0)
+
+    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return losses.pattern_loss(losses.pattern_power(a, 4), losses.pattern_power(b, 4))
+
+    expected = ((log_power(drawn) - log_power(real)) ** 2).mean()
+    a, b = (torch.tensor(images, dtype=torch.float32) for images in (drawn, real))
+    assert float(loss(a, b)) == pytest.approx(expected, rel=1e-4)
+    dots = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).repeat(4, 2)
+    assert loss(b + dots, b) > loss(b + 0.3 * dots, b) > 0.05
+    assert float(loss(b + 1.0, b)) == pytest.approx(0, abs=1e-6)  # brighter, but no pattern
 
 
 def test_adversarial_losses_against_their_formulas() -> None:
