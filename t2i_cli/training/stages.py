@@ -385,7 +385,9 @@ class Learner:
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
-        if config.pattern_weight:
+        if (
+            config.pattern_weight and self.anchor is not None
+        ):  # a G from nothing has more to learn first
             powers = (
                 distributed.gather(losses.pattern_power(images, networks.config.fold))
                 for images in (fake, batch.images)
