@@ -128,7 +128,9 @@ class Words:
         out = WORD.sub(put, text)
         if not changed:
             return text
-        for read in changed:  # "navy blue" is blue, not "blue blue"; "an azure hat" is "a blue hat"
+        for read in dict.fromkeys(
+            changed
+        ):  # "navy blue" is blue, not "blue blue"; "an azure hat" is "a blue hat"
             out = re.sub(rf"\b({re.escape(read)})(?:[ -]{re.escape(read)}\b)+", r"\1", out)
             out = re.sub(
                 rf"\b([Aa])n? (?={re.escape(read)}\b)", rf"\1{'n' * (read[0] in 'aeiou')} ", out

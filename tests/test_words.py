@@ -115,6 +115,7 @@ def test_hostile_prompts_are_read_fast(words: Words) -> None:
     for _ in range(5):
         words.read("".join(chr(stream.choice([*range(32, 1500), 0x1F408])) for _ in range(4000)))
     words.read("z" * 1_000_000)
+    assert words.read("crimson kitty " * 9000) == "red cat " * 9000
     words.read("a-" * 200_000)
     assert time.process_time() - start < 30
 
