@@ -26,6 +26,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any script, w
 SHORTEST_SLIP = 5  # letters; in shorter words one letter is too much to guess
 SHORTEST_PART = 3  # letters, of a word that is written together with another
 _LONGEST = 24  # letters of a word that is looked at for slips
+_ALPHABET = 256  # letters, at most, that are tried in every place: no script of thousands of signs
 _ENDINGS = (  # of a word's forms, and what its stem has in their place
     ("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"), ("er", ""), ("'s", ""),
 )  # fmt: skip
@@ -128,9 +129,8 @@ class Words:
         out = WORD.sub(put, text)
         if not changed:
             return text
-        for read in dict.fromkeys(
-            changed
-        ):  # "navy blue" is blue, not "blue blue"; "an azure hat" is "a blue hat"
+        # "navy blue" is blue, not "blue blue"; "an azure hat" is "a blue hat"
+        for read in dict.fromkeys(changed):
             out = re.sub(rf"\b({re.escape(read)})(?:[ -]{re.escape(read)}\b)+", r"\1", out)
             out = re.sub(
                 rf"\b([Aa])n? (?={re.escape(read)}\b)", rf"\1{'n' * (read[0] in 'aeiou')} ", out
@@ -183,7 +183,8 @@ class Words:
 
     @functools.cached_property
     def _letters(self) -> str:
-        return "".join(sorted({letter for word in self.known for letter in word} - set("'-")))
+        letters = sorted({letter for word in self.known for letter in word} - set("'-"))
+        return "".join(letters) if len(letters) <= _ALPHABET else ""
 
     def _mended(self, word: str) -> str:
         """The most frequent word that is one slip away: a letter too few, too many, another, or two exchanged."""
