@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["on_background", "to_images", "to_pixels"]
 
+FAINT = 12 / 255  # alpha that nobody sees, and a network hardly ever draws as nothing
+
 
 def to_images(pixels: Tensor) -> Tensor:
     """Pixels, uint8 (b, h, w, 3 or 4), straight alpha -> images, float32 (b, 3 or 4, h, w) in [-1, 1].
@@ -35,13 +37,13 @@ def on_background(images: Tensor, background: Tensor) -> Tensor:
 def to_pixels(images: np.ndarray) -> np.ndarray:
     """Images, float (b, 3 or 4, h, w), nominally in [-1, 1] -> pixels, uint8 (b, h, w, 3 or 4), straight alpha.
 
-    The inverse of `to_images` up to rounding; values outside the range are clipped. Alpha below 4/255 becomes 0 and
-    above 251/255 becomes 255, so that a background is clean and a body is solid.
+    The inverse of `to_images` up to rounding; values outside the range are clipped. Alpha below 12/255 becomes 0 and
+    above 243/255 becomes 255, so that a background is clean and a body is solid.
     """
     values = np.moveaxis(images.astype(np.float32), 1, -1)
     if values.shape[-1] == 4:
         alpha = np.clip((values[..., 3:] + 1) / 2, 0, 1)
-        alpha = np.where(alpha < 4 / 255, 0.0, np.where(alpha > 251 / 255, 1.0, alpha))
+        alpha = np.where(alpha < FAINT, 0.0, np.where(alpha > 1 - FAINT, 1.0, alpha))
         colour = np.clip(values[..., :3] / np.maximum(alpha, 1 / 255), -1, 1) * (alpha > 0)
         values = np.concatenate([(colour + 1) / 2 * (alpha > 0), alpha], axis=-1)
     else:
