@@ -289,7 +289,9 @@ class TrainConfig:
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
     penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
     r2: bool = True  # the penalty on generated pictures
-    anchor_weight: float = 1.0  # of the flow's pictures in G's loss; without pairs: of its start, falling to 0.005
+    anchor_weight: float = (
+        1.0  # of the flow's pictures in G's loss; without pairs: of its start, falling to 0.005
+    )
     ema: bool = True
     # what D and E see
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
