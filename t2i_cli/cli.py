@@ -113,6 +113,9 @@ Device = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+LiteralPrompts = Annotated[
+    bool, typer.Option("--literal", help="Read unknown words by their letters, not as known ones.")
+]
 
 
 @app.command(short_help="Say what a data set holds and what is wrong with it.")
@@ -153,10 +156,7 @@ def tokenize(
     pieces: Annotated[
         bool, typer.Option("--pieces", help="Pieces only; ▁ stands for a space.")
     ] = False,
-    literal: Annotated[
-        bool,
-        typer.Option("--literal", help="Read unknown words by their letters, not as known ones."),
-    ] = False,
+    literal: LiteralPrompts = False,
     json_rows: Json = False,
     train: Annotated[
         str | None,
@@ -505,10 +505,7 @@ def sample(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show each picture in the terminal.")
     ] = False,
-    literal: Annotated[
-        bool,
-        typer.Option("--literal", help="Read unknown words by their letters, not as known ones."),
-    ] = False,
+    literal: LiteralPrompts = False,
     device: Device = "auto",
     json_rows: Json = False,
 ) -> None:

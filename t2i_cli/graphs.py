@@ -21,13 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from t2i_cli.checkpoint import load_model, read_info, write_atomic
+from t2i_cli.checkpoint import check_reader, load_model, read_info, write_atomic
 from t2i_cli.checkpoint.safetensors_file import read_data, read_header
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import DeviceError, T2IError, WeightsError
 from t2i_cli.folders import cache_folder
-from t2i_cli.tokenizer import Tokenizer
-from t2i_cli.words import Words
 
 __all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready", "ship"]
 
@@ -64,11 +62,7 @@ def make_ready(
     info = read_info(model)
     bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
     weights, tokenizer, words = _read_weights(model)
-    pieces = Tokenizer(tokenizer).vocab_size
-    if pieces != info.config.text.vocab_size:
-        raise WeightsError(
-            f"{model}: its tokenizer has {pieces} pieces, its config {info.config.text.vocab_size}"
-        )
+    check_reader(info, tokenizer, words)
     kept = True
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +167,6 @@ def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
                 "the model was not trained well: take another",
             )
         weights[name] = values.reshape(place.shape)
-    Words.from_bytes(texts["words"])
     return weights, texts["tokenizer"], texts["words"]
 
 

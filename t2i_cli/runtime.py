@@ -53,6 +53,7 @@ class Text:
     style: np.ndarray  # float32 (s,)
     unknown_tokens: int  # bytes and symbols that the vocabulary does not hold
     cut: bool  # whether the prompt was longer than the model reads
+    prompt: str  # what was read
 
 
 class Runtime(ABC):
@@ -90,7 +91,7 @@ class Runtime(ABC):
                 cut = real == limit and len(self.tokenizer.encode(prompt)) + 2 > limit
                 unknown = self.tokenizer.unknown(prompt)
                 found[prompt] = Text(
-                    embeds[row, :real].copy(), features[row], style[row], unknown, cut
+                    embeds[row, :real].copy(), features[row], style[row], unknown, cut, prompt
                 )
         for prompt in missing:
             self._texts[prompt] = found[prompt]

@@ -199,8 +199,9 @@ class Model:
         for wish in wishes:
             rows += [(wish, wish.seed + offset) for offset in range(wish.best_of)]
         images: list[np.ndarray] = []
-        said = self.runtime.encode_many([self.reads(wish.prompt, wish) for wish in wishes])
-        texts = {wish: said[self.reads(wish.prompt, wish)] for wish in wishes}
+        read = {wish: self.reads(wish.prompt, wish) for wish in wishes}
+        said = self.runtime.encode_many(list(read.values()))
+        texts = {wish: said[text] for wish, text in read.items()}
         for start in range(0, len(rows), self.runtime.batch):
             images.extend(self._images(rows[start : start + self.runtime.batch], texts))
         pictures: list[Picture] = []
@@ -242,13 +243,12 @@ class Model:
 
     def _finish(self, wish: Wish, image: np.ndarray, text: Text, best: int) -> Picture:
         recipe = self.recipe(wish, best)
-        read = self.reads(wish.prompt, wish)
         return Picture(
             finished(image, wish.scale, wish.background),
             recipe,
             text.unknown_tokens,
             text.cut,
-            read if read != wish.prompt else "",
+            text.prompt if text.prompt != wish.prompt else "",
         )
 
     def recipe(self, wish: Wish, best: int = 0) -> Recipe:

@@ -571,7 +571,7 @@ def _find_words(run: _Run, *, resumed: bool) -> Iterator[Event]:
     captions = [run.pictures.captions[row] for row in run.learned_from]
     near, real = dict[str, str](), list[str]()
     if run.settings.init is not None:
-        near = Words.from_bytes(checkpoint.load_model(run.settings.init).words).others
+        near = Words.from_bytes(checkpoint.read_reader(run.settings.init)[1]).others
     counts = counted(captions)
     if run.teacher is not None:
         texts = (text for alternatives in captions for text in alternatives)
@@ -655,7 +655,7 @@ def _make_tokenizer(run: _Run) -> None:
     if settings.init is not None:
         if settings.tokenizer is not None:
             raise UsageError("--init brings its own tokenizer", "leave --tokenizer out")
-        run.tokenizer = Tokenizer(checkpoint.load_model(settings.init).tokenizer)
+        run.tokenizer = Tokenizer(checkpoint.read_reader(settings.init)[0])
     elif settings.tokenizer is not None:
         run.tokenizer = Tokenizer.load(settings.tokenizer)
     else:

@@ -13,6 +13,7 @@ from t2i_cli.checkpoint.state import RunState, load_state, save_state, saved_ste
 from t2i_cli.checkpoint.weights import (
     LoadedModel,
     WeightsInfo,
+    check_reader,
     load_model,
     read_info,
     read_reader,
@@ -27,6 +28,7 @@ __all__ = [
     "RunState",
     "WeightsInfo",
     "append_line",
+    "check_reader",
     "holder_of",
     "load_model",
     "load_state",

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "WeightsInfo",
+    "check_reader",
     "load_model",
     "load_tensors",
     "read_info",
@@ -197,9 +198,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         data = read_data(file, info.header, path)
     state = _as_tensors(info.header, data)
     tokenizer = state.pop(TOKENIZER).numpy().tobytes()
-    _check_tokenizer(info, tokenizer)
     words = state.pop(WORDS).numpy().tobytes() if WORDS in state else b""
-    _check_words(info, words)
+    check_reader(info, tokenizer, words)
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(
@@ -252,8 +252,7 @@ def read_reader(path: Path | str) -> tuple[bytes, bytes]:
             return file.read(place.end - place.start)
 
         tokenizer, words = tensor(TOKENIZER), tensor(WORDS) if WORDS in info.tensors else b""
-    _check_tokenizer(info, tokenizer)
-    _check_words(info, words)
+    check_reader(info, tokenizer, words)
     return tokenizer, words
 
 
@@ -478,8 +477,12 @@ def _build(build: Callable[..., Networks], info: WeightsInfo) -> Networks:
         ) from error
 
 
-def _check_tokenizer(info: WeightsInfo, tokenizer: bytes) -> None:
-    """Raise WeightsError unless it can be read and gives no token that the networks do not know."""
+def check_reader(info: WeightsInfo, tokenizer: bytes, words: bytes) -> None:
+    """Check what reads prompts.
+
+    Raises:
+        WeightsError: the tokenizer cannot be read or gives tokens that the networks do not know; the words are no list.
+    """
     from t2i_cli.tokenizer import Tokenizer
 
     try:
@@ -491,9 +494,6 @@ def _check_tokenizer(info: WeightsInfo, tokenizer: bytes) -> None:
             f"{info.path}: its tokenizer has {pieces} pieces, its config {info.config.text.vocab_size}"
         )
 
-
-def _check_words(info: WeightsInfo, words: bytes) -> None:
-    """Raise WeightsError unless it is a list of words."""
     try:
         Words.from_bytes(words)
     except InputError as error:

@@ -75,7 +75,7 @@ class Learner:
         self._shift = (
             0,
             0,
-        )  # px, right and down, by which pictures are moved before E and D see them
+        )  # px, right and down: how far pictures are moved before E and D see them
         self._measured = False  # whether this step looks at how far it moves the weights
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
@@ -150,8 +150,7 @@ class Learner:
             seed_for(self.config.seed, stage, "noise", position)
         )
         self._measured = position % MEASURE_EVERY == 0
-        # E and D fold pictures into cells of a few pixels, which fall elsewhere in each step: no pattern of their size
-        # escapes them
+        # the cells into which E and D fold pictures fall elsewhere in each step
         self._shift = divmod(seed_for(self.config.seed, stage, "shift", position) % FOLDS**2, FOLDS)
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
@@ -385,9 +384,8 @@ class Learner:
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
-        if (
-            config.pattern_weight and self.anchor is not None
-        ):  # a G from nothing has more to learn first
+        # a G from nothing, which has no anchor, has more to learn first
+        if config.pattern_weight and self.anchor is not None:
             powers = (
                 distributed.gather(losses.pattern_power(images, networks.config.fold))
                 for images in (fake, batch.images)

@@ -262,9 +262,8 @@ def make_lessons(
         if len(texts) == len(tensors["features"]) == len(own) + len(sources):
             return Lessons.of(texts, tensors["features"], len(own), sources, digest)
     used = _words_of(known)
-    count = len({*teacher.words, *used})
-    total = count + 2 * len(known) + len(own) - len(known)  # rewritten captions: at most one each
-    words, alone = yield from read_words(teacher, known, cache, total)
+    more = len(own) + len(known)  # rewritten captions: at most one each
+    words, alone = yield from read_words(teacher, known, cache, more)
     extra, sources = _rewritten(own[: len(known)], used, words, alone, np.random.default_rng(seed))
     singles = [(row, f"a {word}") for row, word in enumerate(words) if f"a {word}" not in known]
     rest = yield from _read(teacher, own + extra, len(words), len(words) + len(own) + len(extra))
@@ -281,7 +280,7 @@ def make_lessons(
 
 
 def read_words(
-    teacher: Teacher, captions: Iterable[str], cache: Path, total: int = 0
+    teacher: Teacher, captions: Iterable[str], cache: Path, more: int = 0
 ) -> Generator[tuple[int, int], None, tuple[list[str], Tensor]]:
     """Let a teacher read single words: those of its own vocabulary and those of captions.
 
@@ -289,7 +288,7 @@ def read_words(
         teacher: who reads.
         captions: whose words.
         cache: folder for the file of features.
-        total: texts that are read in all, where these are not the only ones.
+        more: texts that are read after these, for the total.
 
     Yields:
         (done, total) texts.
@@ -304,7 +303,7 @@ def read_words(
         features = load_tensors(path)[0]["features"]
         if len(features) == len(words):
             return words, features
-    features = yield from _read(teacher, words, 0, total or len(words))
+    features = yield from _read(teacher, words, 0, len(words) + more)
     with contextlib.suppress(T2IError, OSError):  # a cache that cannot be written costs time alone
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, {"features": features}, {})
