@@ -33,17 +33,18 @@ __all__ = [
     "with_colour",
 ]
 
-# colour word -> hue in turns, and what saturation and value are multiplied by: pink is a pale red
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.0, 1.15, 0.95),
-    "orange": (0.078, 1.1, 1.05),
-    "yellow": (0.139, 1.1, 1.1),
-    "green": (0.35, 1.0, 0.9),
-    "teal": (0.49, 1.0, 0.9),
-    "blue": (0.59, 1.05, 1.0),
-    "purple": (0.765, 1.0, 0.95),
-    "pink": (0.93, 0.6, 1.15),
-    "brown": (0.07, 1.0, 0.62),  # a dark orange
+# colour word -> hue in turns, how far hues may lie from it (deviation), what saturation is multiplied by, and between
+# which bounds the coloured parts' mean value is brought: a dark orange is called brown, a dark pink purple
+COLOURS: dict[str, tuple[float, float, float, float, float]] = {
+    "red": (0.993, 0.015, 1.15, 0.7, 0.95),
+    "orange": (0.075, 0.015, 1.1, 0.9, 1.0),
+    "yellow": (0.146, 0.018, 1.1, 0.88, 1.0),
+    "green": (0.35, 0.05, 1.0, 0.4, 0.9),
+    "teal": (0.48, 0.018, 1.0, 0.4, 0.72),
+    "blue": (0.59, 0.05, 1.05, 0.45, 1.0),
+    "purple": (0.755, 0.03, 1.0, 0.45, 0.95),
+    "pink": (0.92, 0.025, 0.7, 0.85, 1.0),
+    "brown": (0.07, 0.02, 1.0, 0.35, 0.55),
 }
 UNNAMED = ""  # of a picture whose caption says no colour
 _WORD = re.compile(r"\b(red|orange|yellow|green|teal|blue|purple|pink|brown)\b", re.IGNORECASE)
@@ -178,24 +179,26 @@ def recolour(
     least = torch.tensor([0.2 if c else 0.5 for c in colours], device=device)
     fits = named & ((x.square() + y.square()).sqrt() > 0.85) & (coloured > least)
 
-    to_hue, to_saturation, to_value = (
-        torch.tensor([COLOURS[c][i] for c in targets], device=device) for i in (0, 1, 2)
+    to_hue, to_width, to_saturation, low, high = (
+        torch.tensor([COLOURS[c][i] for c in targets], device=device) for i in range(5)
     )
-    table = torch.tensor(
-        list(COLOURS.values()), device=device
-    )  # hue, saturation, value of each word
+    table = torch.tensor(list(COLOURS.values()), device=device)  # of each word, as above
     of = torch.tensor([list(COLOURS).index(c) if c else -1 for c in colours], device=device)
     nearest = ((main[:, None] - table[:-1, 0] + 0.5) % 1.0 - 0.5).abs().argmin(1)  # all but brown
-    brown = (main <= _RANGE["brown"][1]) & ((weight * value).sum((1, 2)) / total < 0.65)
+    mean_value = (weight * value).sum((1, 2)) / total
+    brown = (main <= _RANGE["brown"][1]) & (mean_value < 0.65)
     of = torch.where(of < 0, torch.where(brown, len(table) - 1, nearest), of)
-    _, from_saturation, from_value = table[of].unbind(1)
-    turn = (to_hue + shift - main)[:, None, None]
-    hue = (hue + turn) % 1.0
-    strong = (saturation > 0.12).float()  # greys, whites and blacks keep what they are
+    from_saturation = table[of, 2]
+    away = (hue - main[:, None, None] + 0.5) % 1.0 - 0.5  # of each pixel's hue from the main one
+    width = ((weight * away.square()).sum((1, 2)) / total).sqrt()
+    narrow = (to_width / width.clamp(min=1e-6)).clamp(max=1.0)[:, None, None]
+    hue = ((to_hue + shift)[:, None, None] + away * narrow) % 1.0
+    strong = ((saturation - 0.05) / 0.2).clamp(0, 1)  # greys, whites and blacks keep what they are
     saturation = (
         saturation * (1 + strong * (to_saturation / from_saturation - 1)[:, None, None])
     ).clamp(0, 1)
-    value = (value * (1 + strong * (to_value / from_value - 1)[:, None, None])).clamp(0, 1)
+    brighter = mean_value.clamp(min=low, max=high) / mean_value.clamp(min=1e-6)
+    value = (value * (1 + strong * (brighter - 1)[:, None, None])).clamp(0, 1)
     channel = torch.stack(
         [(hue * 6 + n) % 6 for n in (5.0, 3.0, 1.0)], dim=3
     )  # Smith 1978, in closed form
