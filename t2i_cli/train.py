@@ -572,13 +572,12 @@ def _find_words(run: _Run, *, resumed: bool) -> Iterator[Event]:
     near, real = dict[str, str](), list[str]()
     if run.settings.init is not None:
         near = Words.from_bytes(checkpoint.read_reader(run.settings.init)[1]).others
-    counts = counted(captions)
     if run.teacher is not None:
         texts = (text for alternatives in captions for text in alternatives)
         reading = read_words(run.teacher, texts, cache_folder(run.settings.cache))
         real, features = yield from _reading(run, run.teacher, reading, "words")
-        near |= nearest(real, features, counts)
-    run.words = words_of(counts, near, real)
+        near |= nearest(real, features, counted(captions))
+    run.words = words_of(captions, near, real)
     read = sum(bool(read) for read in run.words.others.values())
     yield Message(f"words: {len(run.words.known):,} known, {read:,} more are read as one of them")
 

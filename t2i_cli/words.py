@@ -25,6 +25,11 @@ MAX_BYTES = 4 * 2**20  # a longer list is none of ours
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any script, with ' and - inside
 SHORTEST_SLIP = 5  # letters; in shorter words one letter is too much to guess
 SHORTEST_PART = 3  # letters, of a word that is written together with another
+_NEXT = re.compile(r" ([^\W\d_]+)")
+_NO_THINGS = frozenset(
+    ["a", "an", "and", "at", "by", "for", "from", "in", "is", "of", "on", "or", "the", "to", "with"]
+)
+_MOST_BEFORE = 500  # words that are read by what they stand before
 _LONGEST = 24  # letters of a word that is looked at for slips
 _ALPHABET = 256  # letters, at most, that are tried in every place: no script of thousands of signs
 _ENDINGS = (  # of a word's forms, and what its stem has in their place
@@ -37,7 +42,9 @@ class Words:
 
     Args:
         text: a line a word. ``cat`` is known; ``kitty=cat`` is read as another, which may be several words; ``cot=``
-            is a real word that is left as it is. Known words stand first, the most frequent at the top.
+            is a real word that is left as it is. Known words stand first, the most frequent at the top, but for lines
+            with a space: ``tangerine *=orange`` says what a known word is read as before another, ``tangerine peel``
+            which two it is left in.
 
     Raises:
         InputError: longer than 4 MiB.
@@ -50,11 +57,24 @@ class Words:
         self._read: dict[str, str] = {}
 
     @classmethod
-    def of(cls, known: Iterable[str], others: Mapping[str, str]) -> Words:
-        """A list of known words, most frequent first, and of others with what they are read as."""
-        return cls(
-            "\n".join([*known, *(f"{word}={read}" for word, read in sorted(others.items()))])
-        )
+    def of(
+        cls,
+        known: Iterable[str],
+        others: Mapping[str, str],
+        before: Mapping[str, str] | None = None,
+        pairs: Iterable[str] = (),
+    ) -> Words:
+        """A list of known words, most frequent first, and of others with what they are read as.
+
+        Args:
+            known: words.
+            others: words -> what they are read as.
+            before: known words -> what they are read as before another word.
+            pairs: of such a known word and another, in which it is left.
+        """
+        first = [f"{word} *={read}" for word, read in sorted((before or {}).items())]
+        last = [f"{word}={read}" for word, read in sorted(others.items())]
+        return cls("\n".join([*first, *sorted(pairs), *known, *last]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Words:
@@ -94,9 +114,9 @@ class Words:
     @functools.cached_property
     def known(self) -> dict[str, int]:
         """Known words and their places, 0 the most frequent."""
-        return {
-            line: at for at, line in enumerate(self._lines.split("\n")[1:-1]) if "=" not in line
-        }
+        lines = self._lines.split("\n")[1:-1]
+        words = (line for line in lines if "=" not in line and " " not in line)
+        return {word: at for at, word in enumerate(words)}
 
     @functools.cached_property
     def others(self) -> dict[str, str]:
@@ -104,8 +124,18 @@ class Words:
         return {
             word: read
             for word, equals, read in (line.partition("=") for line in self._lines.split("\n"))
-            if equals
+            if equals and " " not in word
         }
+
+    @functools.cached_property
+    def before(self) -> dict[str, str]:
+        """Known words -> what they are read as before another word that they do not stand before in captions."""
+        found: dict[str, str] = {}
+        for line in self._lines[1:].split("\n", 2 * _MOST_BEFORE)[:_MOST_BEFORE]:
+            word, star, read = line.partition(" *=")
+            if star:
+                found[word] = read
+        return found
 
     def read(self, text: str) -> str:
         """A text with its unknown words as the model reads them.
@@ -120,7 +150,10 @@ class Words:
 
         def put(found: re.Match[str]) -> str:
             word = found.group()
-            read = self._of(word.lower().replace("’", "'"))
+            lower = word.lower().replace("’", "'")
+            read = self._of(lower)
+            if not read and lower in self.before:
+                read = self._before(lower, text, found.end())
             if not read:
                 return word
             changed.append(read)
@@ -136,6 +169,13 @@ class Words:
                 rf"\b([Aa])n? (?={re.escape(read)}\b)", rf"\1{'n' * (read[0] in 'aeiou')} ", out
             )
         return out
+
+    def _before(self, word: str, text: str, end: int) -> str:
+        """What a known word is read as where it ends before another; the empty string where it stays."""
+        other = _NEXT.match(text, end)
+        if other is None or self._line(f"{word} {other[1].lower()}") is not None:
+            return ""
+        return "" if other[1].lower() in _NO_THINGS else self.before[word]
 
     def _of(self, word: str) -> str:
         """What an unknown word is read as; the empty string where it stays."""
@@ -201,10 +241,15 @@ class Words:
 
 def stems(word: str) -> list[tuple[str, str]]:
     """What a word may be a form of, and with which ending: "kitties" -> ("kitty", "ies"), ("kitti", "es"), ..."""
-    return [
+    found = [
         (word.removesuffix(ending) + instead, ending)
         for ending, instead in _ENDINGS
         if word.endswith(ending) and len(word) - len(ending) >= 2
+    ]
+    return found + [
+        (stem[:-1], ending)  # "jogging" -> "jog"
+        for stem, ending in found
+        if ending in ("ing", "ed", "er") and len(stem) > 3 and stem[-1] == stem[-2]
     ]
 
 

@@ -67,6 +67,26 @@ def test_what_is_read(words: Words, text: str, read: str) -> None:
     assert LITERAL.read(text) == text
 
 
+def test_a_known_word_may_be_read_by_what_it_stands_before() -> None:
+    listed = Words.of(
+        ["tangerine", "hat", "peel"], {"cap": "hat"}, {"tangerine": "orange"}, ["tangerine peel"]
+    )
+    for text, read in (
+        ("a tangerine hat", "an orange hat"),
+        ("Tangerine hats", "orange hats"),
+        ("a tangerine cap", "an orange hat"),
+        ("a tangerine peel, tangerine", "a tangerine peel, tangerine"),
+        ("a tangerine of a hat", "a tangerine of a hat"),
+    ):
+        assert listed.read(text) == read
+    assert (listed.before, list(listed.known)) == (
+        {"tangerine": "orange"},
+        ["tangerine", "hat", "peel"],
+    )
+    again = Words.from_bytes(listed.to_bytes())
+    assert (again.before, again.known, again.others) == (listed.before, listed.known, listed.others)
+
+
 def test_known_words_never_change(words: Words) -> None:
     stream = random.Random(0)
     for _ in range(300):

@@ -6,13 +6,13 @@ from torch import nn
 from t2i_cli import models
 from t2i_cli.checkpoint import save_model
 from t2i_cli.config import ModelConfig
-from t2i_cli.training.vocabulary import counted, words_of
+from t2i_cli.training.vocabulary import words_of
 from tests.toys import Toys, toy_config, toy_tokenizer
 
 
 def toy_words():
     """Words of the toys' captions; crimson is read as red, an orb as a ball."""
-    return words_of(counted(Toys().captions), {"orb": "ball"})
+    return words_of(Toys().captions, {"orb": "ball"})
 
 
 def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy", stage=""):

@@ -1,14 +1,19 @@
 """What a model's captions call things, and what else people call them: the list of `t2i_cli.words`.
 
-Three sources, none of them downloaded: the captions themselves, a table of colour names, and, where a run has a teacher
+Four sources, none of them downloaded: the captions themselves, a table of colour names, a thesaurus
+(`thesaurus.txt.gz`, made out of WordNet by `examples/thesaurus`), and, where a run has a teacher
 (`t2i_cli.training.teacher`), the words that it holds for nearest.
 """
 
 from __future__ import annotations
 
+import functools
+import gzip
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +21,17 @@ from torch import Tensor
 
 from t2i_cli.words import SHORTEST_SLIP, WORD, Words, stems
 
-__all__ = ["COLOUR_NAMES", "counted", "nearest", "words_of"]
+__all__ = ["COLOUR_NAMES", "counted", "nearest", "synonyms", "words_of"]
 
-KNOWN = 3  # pictures whose captions have a word, from which on it is never read as another
+KNOWN = 3  # pictures whose captions have a word, from which on a model has an idea of it
+RARE = 10  # pictures, from which on it is never read as another
 TIMES = 10  # as many pictures must the other word have as a rarer one that it stands for
 NEAR = 0.5  # cosine to a teacher, from which on a word that no caption has is read as a known one
+SAME = 0.75  # the same for a word that captions have, if rarely
 FREQUENT = 0.02  # what a known word's being e times as frequent is worth in cosine
+FREQUENT_STEPS = 0.2  # the same in steps of the thesaurus
+CLOSE = 1.0  # step of the thesaurus, under which it is believed before a teacher
+THESAURUS = Path(__file__).with_name("thesaurus.txt.gz")
 
 # a colour's spellings, as captions may have it -> other names for it, and things that lend it theirs: "lemon-coloured"
 COLOUR_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
@@ -64,6 +74,8 @@ COLOUR_NAMES: dict[tuple[str, ...], tuple[str, str]] = {
     ),
 }  # fmt: skip
 
+_COLOURS = frozenset(spelling for spellings in COLOUR_NAMES for spelling in spellings)
+
 
 def counted(captions: Iterable[Sequence[str]]) -> Counter[str]:
     """Words of captions -> in how many pictures' they are.
@@ -80,38 +92,103 @@ def counted(captions: Iterable[Sequence[str]]) -> Counter[str]:
 
 
 def words_of(
-    counts: Counter[str],
-    near: dict[str, str] | None = None,
-    real: Iterable[str] = (),
+    captions: Iterable[Sequence[str]], near: dict[str, str] | None = None, real: Iterable[str] = ()
 ) -> Words:
     """The list of a model.
 
     Args:
-        counts: of `counted`.
+        captions: the alternatives of each picture.
         near: words -> the known words that they are read as, of a teacher or of the model that a run starts from.
         real: words that exist: one that is a slip away from a known word and is read as none is left as it is.
     """
+    captions = list(captions)
+    counts = counted(captions)
     other = {word: read for word, read in (near or {}).items() if read and counts[read] >= KNOWN}
-    other |= _colours(counts)
+    for word, (read, steps) in synonyms(counts).items():
+        if steps < CLOSE or word not in other:
+            other[word] = read
+    colours = _colours(counts)
     other = {
         word: read
         for word, read in other.items()
-        if counts[word] < KNOWN and counts[read] >= TIMES * counts[word]
+        if counts[word] < RARE and counts[read] >= TIMES * counts[word]
     }
+    other |= {word: read for word, read in colours.items() if counts[word] < KNOWN}
+    # a tangerine is a fruit, a tangerine cat an orange one
+    before = {word: read for word, read in colours.items() if KNOWN <= counts[word] < RARE}
+    other = {word: read for word, read in other.items() if word not in before}
     known = sorted(
         (word for word in counts if word not in other), key=lambda word: (-counts[word], word)
     )
     list_ = Words.of(known, other)
+    exist = {*real, *_thesaurus(), *(word for word, read in (near or {}).items() if not read)}
+    slips = {part for word in known for part in _shortened(word)}
     left = {
         word: ""
-        for word in set(real) | {word for word, read in (near or {}).items() if not read}
+        for word in exist
         if word not in other
         and word not in counts
         and len(word) >= SHORTEST_SLIP
+        and not slips.isdisjoint(
+            _shortened(word)
+        )  # two words one slip apart have one of these in common
         and not any(stem in other for stem, _ in stems(word))  # "hounds" is read as "dogs"
         and list_.read(word) != word
     }
-    return Words.of(known, other | left)
+    return Words.of(known, other | left, before, _pairs(captions, before))
+
+
+def _shortened(word: str) -> set[str]:
+    """A word, and what is left of it without one of its letters."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
+
+
+def _pairs(captions: Iterable[Sequence[str]], words: Iterable[str]) -> set[str]:
+    """Which of some words stand before which others in captions: "snowy mountain"."""
+    if not (some := "|".join(map(re.escape, sorted(words)))):
+        return set()
+    pair = re.compile(rf"\b({some})[ -]([^\W\d_]+)")
+    return {
+        f"{word} {after}"
+        for alternatives in captions
+        for text in alternatives
+        for word, after in pair.findall(text.lower())
+    }
+
+
+@functools.cache
+def _thesaurus() -> dict[str, str]:
+    """Words -> their line of the thesaurus, behind the equals sign."""
+    lines = gzip.decompress(THESAURUS.read_bytes()).decode().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def synonyms(counts: Counter[str]) -> dict[str, tuple[str, float]]:
+    """For each word of the thesaurus that no caption has, or that few have: the known word that may stand for it.
+
+    Args:
+        counts: of `counted`.
+
+    Returns:
+        Word -> the known word, and how many steps away it is. The nearest one, frequent ones before rare ones; no
+        colour (a cherry is not a red); none for other forms of a known word, and for a word with `KNOWN` pictures
+        none but a word for the same.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    for word, line in _thesaurus().items():
+        if counts[word] >= RARE or any(counts[stem] >= KNOWN for stem, _ in stems(word)):
+            continue
+        best = math.inf
+        for half, group in enumerate(line.split(";")):
+            if half and counts[word] >= KNOWN:
+                break
+            for other in group.split():
+                if (count := counts[other]) >= KNOWN and other not in _COLOURS:
+                    far = half / 2 - FREQUENT_STEPS * math.log(count)
+                    if far < best:
+                        best = far
+                        found[word] = (other, half / 2)
+    return found
 
 
 def _colours(counts: Counter[str]) -> dict[str, str]:
@@ -133,7 +210,7 @@ def _colours(counts: Counter[str]) -> dict[str, str]:
 def nearest(
     words: Sequence[str], features: Tensor, counts: Counter[str], rows: int = 256
 ) -> dict[str, str]:
-    """For each word that no caption has: the known word that a teacher holds for nearest.
+    """For each word that no caption has, or that few have: the known word that a teacher holds for nearest.
 
     Args:
         words: n of them, those of the captions among them.
@@ -143,26 +220,28 @@ def nearest(
 
     Returns:
         Word -> the known word of the highest cosine, frequent ones a little before rare ones, where that cosine is
-        over `NEAR`; none for other forms of a known word, which the text encoder reads well. Features are centred
-        first, since those of many models share one direction.
+        over `NEAR`, or over `SAME` where captions have the word; none for other forms of a known word, which the
+        text encoder reads well. Features are centred first, since those of many models share one direction.
     """
     features = F.normalize(features - features.mean(0), dim=1)
     known = [row for row, word in enumerate(words) if counts[word] >= KNOWN]
     unknown = [
         row
         for row, word in enumerate(words)
-        if not counts[word] and not any(counts[stem] >= KNOWN for stem, _ in stems(word))
+        if counts[word] < RARE and not any(counts[stem] >= KNOWN for stem, _ in stems(word))
     ]
     if not known:
         return {}
-    frequent = torch.tensor([FREQUENT * math.log(counts[words[row]]) for row in known])
+    count = torch.tensor([float(counts[words[row]]) for row in known])
     found: dict[str, str] = {}
     for start in range(0, len(unknown), rows):
         some = unknown[start : start + rows]
         cosines = features[some] @ features[known].T
-        best = (cosines + frequent).argmax(dim=1)
+        own = torch.tensor([counts[words[row]] for row in some])[:, None]
+        cosines = cosines.masked_fill(count < TIMES * own, -1.0)
+        best = (cosines + FREQUENT * count.log()).argmax(dim=1)
         columns: list[int] = best.tolist()
         for at, (row, column) in enumerate(zip(some, columns, strict=True)):
-            if cosines[at, column] > NEAR:
+            if cosines[at, column] > (SAME if own[at] else NEAR):
                 found[words[row]] = words[known[column]]
     return found

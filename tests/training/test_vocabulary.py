@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from t2i_cli.training.vocabulary import COLOUR_NAMES, counted, nearest, words_of
+from t2i_cli.training import vocabulary
+from t2i_cli.training.vocabulary import COLOUR_NAMES, counted, nearest, synonyms, words_of
 
 CAPTIONS = [["a red cat", "Red CAT"]] * 40 + [["a gray dog’s bowl"]] * 30 + [["an emerald ring"]]
 
@@ -19,7 +21,7 @@ def test_words_are_counted_by_pictures() -> None:
 
 
 def test_colours_are_read_as_what_the_captions_call_them() -> None:
-    words = words_of(counted(CAPTIONS))
+    words = words_of(CAPTIONS)
     assert words.read("a crimson cat") == "a red cat"
     assert words.read("a blood-red cat, a cherry-coloured cat") == "a red cat, a red cat"
     assert (
@@ -30,10 +32,66 @@ def test_colours_are_read_as_what_the_captions_call_them() -> None:
     assert words.read("an azure cat") == "an azure cat"  # these captions have no blue
     assert words.read("an emerald cat") == "an emerald cat"  # nor green
     assert list(words.known)[:3] == ["a", "cat", "red"]  # the most frequent first
-    many = counted([*CAPTIONS, *[["a green hat"]] * 10])
+    many = [*CAPTIONS, *[["a green hat"]] * 10]
     assert words_of(many).read("an emerald cat") == "a green cat"  # one picture has it, ten green
-    assert words_of(many + Counter({"emerald": 2})).read("an emerald cat") == "an emerald cat"
-    assert not words_of(Counter())
+    assert words_of([*many, *[["an emerald"]] * 9]).read("a big emerald") == "a big emerald"
+    assert not words_of([])
+
+
+def test_a_thing_before_another_is_its_colour() -> None:
+    captions = [*CAPTIONS, *[["a tangerine"]] * 4, ["a tangerine peel"], *[["an orange hat"]] * 50]
+    words = words_of(captions)
+    assert words.read("a tangerine") == "a tangerine"
+    assert (
+        words.read("a tangerine and a hat, a tangerine 3") == "a tangerine and a hat, a tangerine 3"
+    )
+    assert words.read("a tangerine hat, TANGERINE hats") == "an orange hat, orange hats"
+    assert words.read("a tangerine peel") == "a tangerine peel"  # as captions have it
+    assert "tangerine" in words.known
+    assert "tangerine peel" not in words.known
+    frequent = words_of([*captions, *[["a tangerine"]] * 6])
+    assert frequent.read("a tangerine hat") == "a tangerine hat"
+
+
+def test_a_thesaurus_tells_what_other_words_are_read_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = [["a face, a clock"]] * 50 + [["a hat"]] * 9 + [["a car, a dog"]] * 40
+    words = words_of(captions)
+    assert words.read("a timepiece, a visage, a hound") == "a clock, a face, a dog"
+    assert words.read("a fedora, two automobiles") == "a hat, two cars"
+    assert words.read("a quark") == "a quark"  # nothing near
+    some = words_of([*captions, *[["an auto, a hound"]] * 4])
+    assert some.read("an auto") == "a car"  # the same thing, with four pictures of 40
+    assert some.read("a hound") == "a hound"  # one kind of it
+    assert words_of([*captions, *[["an auto"]] * 10]).read("an auto") == "an auto"
+    lines = {"roundel": "disk;;circle;disc", "discus": ";;;;circle"}
+    monkeypatch.setattr(vocabulary, "_thesaurus", lambda: lines)
+    assert synonyms(Counter({"circle": 90, "disc": 4})) == {
+        "roundel": ("circle", 1.0),
+        "discus": ("circle", 2.0),
+    }
+    assert synonyms(Counter({"disc": 900, "circle": 3}))["roundel"] == (
+        "disc",
+        1.5,
+    )  # a frequent one before
+    assert synonyms(Counter({"disk": 2, "roundel": 1})) == {}
+    assert synonyms(Counter({"disk": 50, "circle": 90, "roundel": 4}))["roundel"] == ("disk", 0.0)
+    assert synonyms(Counter({"circle": 90, "roundel": 4, "discus": 10})) == {}
+    monkeypatch.setattr(vocabulary, "_thesaurus", lambda: {"clowder": ";;;;cat"})
+    near = {"clowder": "dog"}
+    both = [["a cat, a dog"]] * 9
+    assert words_of(both, near).read("a clowder") == "a dog"  # a teacher's word before a far one
+    monkeypatch.setattr(vocabulary, "_thesaurus", lambda: {"clowder": "cat"})
+    assert words_of(both, near).read("a clowder") == "a cat"  # and behind a near one
+
+
+def test_every_line_of_the_thesaurus_is_words() -> None:
+    lines = vocabulary._thesaurus()
+    assert len(lines) > 40_000
+    for word, line in lines.items():
+        others = [other for group in line.split(";") for other in group.split()]
+        assert word.isalpha()
+        assert others
+        assert all(other.isalpha() and other != word for other in others)
 
 
 def test_no_name_of_a_colour_is_of_two() -> None:
@@ -62,19 +120,29 @@ def test_a_teacher_tells_what_other_words_are_read_as() -> None:
         torch.stack([features[word] for word in words]) + 3.0, dim=1
     )  # + a direction of all
     found = nearest(words, taught, counts)
-    assert found == {"kitty": "cat", "hound": "dog"}  # no form of a known word, nothing far off
-    read = words_of(counts, found, [*words, "hounds", "kitted"])
+    # no form of a known word, nothing far off; four pictures of a kitten, and fifty of a cat
+    assert found == {"kitty": "cat", "hound": "dog", "kitten": "cat"}
+    assert nearest(words, taught, counts + Counter({"kitten": 2})) == {
+        "kitty": "cat",
+        "hound": "dog",
+    }
+    captions = [[word] for word, count in counts.items() for _ in range(count)]
+    read = words_of(captions, found, [*words, "hounds", "kitted"])
     assert read.read("two hounds, a kitty, a moon") == "two dogs, a cat, a moon"
     assert nearest(words, taught, Counter()) == {}
 
 
 def test_real_words_that_look_like_slips_are_left() -> None:
-    counts = Counter({"beard": 9, "bread": 9})
-    assert words_of(counts).read("a board") == "a beard"
-    listed = words_of(counts, {}, ["board", "bread", "zebra", "bard"])
-    assert listed.read("a board") == "a board"
-    assert listed.others == {"board": ""}  # nothing that would be left anyway
-    later = words_of(counts, listed.others)  # a run that starts from that model
-    assert later.read("a board") == "a board"
-    gone = words_of(Counter({"cup": 9}), {"mug": "cup", "dish": "plate"})
-    assert gone.read("a mug, a dish") == "a cup, a dish"  # the new captions have no plate
+    captions = [["a bearded bread"]] * 9
+    assert words_of(captions).read("a beardde") == "a bearded"
+    listed = words_of([["beard"], ["bread"]] * 9, {}, ["bgeard", "zebra", "bxeaxrd"])
+    assert listed.read("a bgeard, a xbeard") == "a bgeard, a beard"
+    assert (
+        listed.read("a board, a breed") == "a board, a breed"
+    )  # the thesaurus knows that they exist
+    assert listed.others["bgeard"] == ""
+    assert "bxeaxrd" not in listed.others  # nothing that would be left anyway
+    later = words_of([["beard"], ["bread"]] * 9, listed.others)  # a run that starts from that model
+    assert later.read("a bgeard") == "a bgeard"
+    gone = words_of([["a cup"]] * 9, {"flurb": "cup", "glorp": "plate"})
+    assert gone.read("a flurb, a glorp") == "a cup, a glorp"  # the new captions have no plate
