@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, many_steps, one_step
-from t2i_cli.training import distributed, losses
+from t2i_cli.training import distributed, losses, muon
 from t2i_cli.training.augment import augment, mirror, moved, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ADVERSARIAL_SHARE, SHARE, ema_decay, ema_update
@@ -91,10 +91,8 @@ class Learner:
             "contrastive": torch.optim.AdamW(
                 _groups(pair), lr=config.contrastive_lr, **{**flow, "weight_decay": 0.1}
             ),
-            "flow": torch.optim.AdamW(networks.generator.parameters(), lr=config.flow_lr, **flow),
-            "distill": torch.optim.AdamW(
-                networks.generator.parameters(), lr=config.flow_lr, **flow
-            ),
+            "flow": muon.for_generator(networks.generator, lr=config.flow_lr, **flow),
+            "distill": muon.for_generator(networks.generator, lr=config.flow_lr, **flow),
             "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
             "discriminator": torch.optim.Adam(networks.discriminator.parameters(), **adversarial),
         }
@@ -583,7 +581,7 @@ class Learner:
             groups["anchor"] = dict(self.anchor.state_dict())
         for name in ("generator", "discriminator") if stage == "adversarial" else (stage,):
             state = self.optimizers[name].state_dict()["state"]
-            groups[f"optimizer-{name}"] = {
+            groups[_state_name(name, self.optimizers[name])] = {
                 f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()
             }
         return groups
@@ -597,12 +595,17 @@ class Learner:
             self.anchor.load_state_dict(groups["anchor"])
         for name, optimizer in self.optimizers.items():
             state: dict[int, dict[str, Tensor]] = {}
-            for key, value in groups.get(f"optimizer-{name}", {}).items():
+            for key, value in groups.get(_state_name(name, optimizer), {}).items():
                 index, field_name = key.split(".", 1)
                 state.setdefault(int(index), {})[field_name] = value
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
+
+
+def _state_name(name: str, optimizer: torch.optim.Optimizer) -> str:
+    """What a stage's optimizer is called in a run's state: another kind of optimizer cannot go on from it."""
+    return f"{type(optimizer).__name__.lower()}-{name}"
 
 
 def _groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, object]]:
