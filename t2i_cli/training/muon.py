@@ -17,9 +17,6 @@ from t2i_cli.models import Generator
 __all__ = ["Muon", "for_generator", "orthogonal"]
 
 MOMENTUM = 0.95
-TIMES = (
-    3.0  # Muon's learning rate over AdamW's: the size of a step at which AdamW has long come apart
-)
 # coefficients of five steps, each the best for what the one before leaves: You 2025, in modded-nanogpt
 _STEPS = (
     (4.0848, -6.8946, 2.9270),
@@ -51,7 +48,8 @@ class Muon(torch.optim.Optimizer):
     Args:
         matrices: parameters of two dimensions or more; the first is a matrix's rows.
         rest: all others.
-        lr: of both; `TIMES` it is Muon's, whose steps then have the size of AdamW's (Liu et al. 2025, equation 4).
+        lr: of AdamW, and of Muon, whose steps have the size of AdamW's at the same rate (Liu et al. 2025, equation 4).
+        times: factor on Muon's.
         betas, weight_decay, fused: of AdamW; the decay is Muon's too.
     """
 
@@ -61,6 +59,7 @@ class Muon(torch.optim.Optimizer):
         rest: Iterable[nn.Parameter],
         *,
         lr: float,
+        times: float = 1.0,
         betas: tuple[float, float],
         weight_decay: float,
         fused: bool,
@@ -68,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         self._rest = torch.optim.AdamW(
             rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused
         )
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": lr, "times": times, "weight_decay": weight_decay})
         self.param_groups.extend(self._rest.param_groups)
         self._share()
 
@@ -85,7 +84,7 @@ class Muon(torch.optim.Optimizer):
         """One step of both."""
         assert closure is None
         group = self.param_groups[0]
-        lr = group["lr"] * TIMES
+        lr = group["lr"] * group["times"]
         for p in group["params"]:
             if p.grad is None:
                 continue

@@ -26,6 +26,7 @@ from t2i_cli.training.pairs import Chunk, Pairs
 __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
 
 STAGES = ("contrastive", "flow", "distill", "adversarial")
+FLOW_TIMES = 2.0  # Muon's learning rate over AdamW's in the flow; what is learned already wants smaller steps
 MEASURE_EVERY = 4  # steps between two looks at how far a step moves the weights
 FOLDS = 4  # px, the side of the cells that pictures are folded into, at most
 SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
@@ -91,7 +92,9 @@ class Learner:
             "contrastive": torch.optim.AdamW(
                 _groups(pair), lr=config.contrastive_lr, **{**flow, "weight_decay": 0.1}
             ),
-            "flow": muon.for_generator(networks.generator, lr=config.flow_lr, **flow),
+            "flow": muon.for_generator(
+                networks.generator, lr=config.flow_lr, times=FLOW_TIMES, **flow
+            ),
             "distill": muon.for_generator(networks.generator, lr=config.flow_lr, **flow),
             "generator": torch.optim.Adam(networks.generator.parameters(), **adversarial),
             "discriminator": torch.optim.Adam(networks.discriminator.parameters(), **adversarial),

@@ -82,7 +82,7 @@ def test_one_batch_is_overfitted_through_every_stage() -> None:
 
 def test_one_step_learns_what_the_flow_draws_in_many() -> None:
     learner, batches = toy_learner(
-        TrainConfig(**PLAIN, flow_lr=2e-3, distill_steps=3, distill_pairs=32)
+        TrainConfig(**PLAIN, flow_lr=3e-3, distill_steps=3, distill_pairs=32)
     )
     batch = one_batch(batches)
     run(learner, batch, "flow", 60)
