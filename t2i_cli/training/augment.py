@@ -24,7 +24,6 @@ __all__ = [
     "augment",
     "colour_of",
     "mirror",
-    "moved",
     "random_background",
     "recolour",
     "sided",
@@ -120,18 +119,6 @@ def slip(text: str, random: np.random.Generator) -> str:
 def mirror(images: Tensor, rows: Tensor) -> Tensor:
     """Images (b, c, h, w) with some rows, bool (b,), mirrored left to right."""
     return torch.where(rows[:, None, None, None], images.flip(3), images)
-
-
-def moved(images: Tensor, right: int, down: int) -> Tensor:
-    """Images (b, c, h, w), moved by whole pixels; what comes in is the edge again, or nothing where there is alpha."""
-    if not right and not down:
-        return images
-    _, c, h, w = images.shape
-    if c == 3:
-        return F.pad(images, (right, 0, down, 0), mode="replicate")[:, :, :h, :w]
-    colour, alpha = images[:, :3, : h - down, : w - right], images[:, 3:, : h - down, : w - right]
-    by = (right, 0, down, 0)
-    return torch.cat([F.pad(colour, by), F.pad(alpha, by, value=-1.0)], dim=1)
 
 
 def recolour(

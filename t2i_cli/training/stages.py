@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from t2i_cli.config import TrainConfig
 from t2i_cli.models import Discriminator, Generator, Networks, TextEncoding, many_steps, one_step
 from t2i_cli.training import distributed, losses, muon
-from t2i_cli.training.augment import augment, mirror, moved, random_background
+from t2i_cli.training.augment import augment, mirror, random_background
 from t2i_cli.training.batches import Batch, seed_for
 from t2i_cli.training.ema import ADVERSARIAL_SHARE, SHARE, ema_decay, ema_update
 from t2i_cli.training.pairs import Chunk, Pairs
@@ -28,7 +28,6 @@ __all__ = ["STAGES", "Learner", "StepResult", "default_gamma"]
 STAGES = ("contrastive", "flow", "distill", "adversarial")
 FLOW_TIMES = 2.0  # Muon's learning rate over AdamW's in the flow; what is learned already wants smaller steps
 MEASURE_EVERY = 4  # steps between two looks at how far a step moves the weights
-FOLDS = 4  # px, the side of the cells that pictures are folded into, at most
 SIGMA = 0.02  # of the finite difference, in the pictures' own range of -1 to 1
 MAX_NORM = 1.0  # of the gradient in the contrastive and flow stages
 
@@ -73,10 +72,7 @@ class Learner:
         self.images_before = (
             0  # of these, before this stage: each stage's average forgets at its own pace
         )
-        self._shift = (
-            0,
-            0,
-        )  # px, right and down: how far pictures are moved before E and D see them
+        self._odd = 0  # which half of a chunk of pairs this step takes
         self._measured = False  # whether this step looks at how far it moves the weights
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
@@ -151,8 +147,7 @@ class Learner:
             seed_for(self.config.seed, stage, "noise", position)
         )
         self._measured = position % MEASURE_EVERY == 0
-        # the cells into which E and D fold pictures fall elsewhere in each step
-        self._shift = divmod(seed_for(self.config.seed, stage, "shift", position) % FOLDS**2, FOLDS)
+        self._odd = position % 2
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
         if stage == "flow":
@@ -273,7 +268,7 @@ class Learner:
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         target, turnable = chunk.images(), chunk.turnable
         if half and len(turnable) > 1:  # of several processes each has every second of its rows
-            some = slice(self._shift[0] % 2, None, 2)
+            some = slice(self._odd, None, 2)
             text, noise, target, turnable = text[some], noise[some], target[some], turnable[some]
         # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
         flips = distributed.uniform(random, len(turnable)) < self.config.mirror
@@ -284,8 +279,8 @@ class Learner:
         if self.config.distill_perceptual:
             encoder = self.networks.image_encoder
             with torch.no_grad():
-                wanted = encoder.feature_maps(moved(target, *self._shift))
-            found = encoder.feature_maps(moved(drawn, *self._shift))
+                wanted = encoder.feature_maps(target)
+            found = encoder.feature_maps(drawn)
             perceptual = losses.perceptual_loss(found, wanted)
             whole = whole + self.config.distill_perceptual * perceptual
             figures["perceptual_loss"] = perceptual.detach()
@@ -499,8 +494,7 @@ class Learner:
 
     def _seen(self, images: Tensor, strength: float, random: torch.Generator) -> Tensor:
         """Pictures as D and E see them."""
-        images = moved(augment(images, strength, random), *self._shift)
-        return random_background(images, 0.5, random)
+        return random_background(augment(images, strength, random), 0.5, random)
 
     def _dropped(self, text: TextEncoding, random: torch.Generator) -> TextEncoding:
         """The encodings with some rows' captions replaced by the empty text."""

@@ -169,23 +169,30 @@ def test_mirror() -> None:
     assert torch.equal(out[1], images[1])
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_moved_brings_in_nothing_or_the_edge(channels: int) -> None:
-    images = to_images(torch.from_numpy(Toys(channels).pixels[:3]))
-    assert a.moved(images, 0, 0) is images
-    there = a.moved(images, 2, 1)
-    assert there.shape == images.shape
-    assert torch.equal(there[:, :, 1:, 2:], images[:, :, :-1, :-2])
-    if channels == 3:
-        assert torch.equal(there[:, :, 1:, 0], images[:, :, :-1, 0])
-    else:
-        assert (there[:, 3, :, :2] == -1).all()
-        assert (there[:, :3, :1] == 0).all()
-
-
 def test_a_slip_changes_one_thing() -> None:
     pen = np.random.default_rng(0)
     slips = {a.slip("a banana", pen) for _ in range(200)}
     assert all(abs(len(text) - len("a banana")) <= 1 for text in slips)
     assert {"a bananas", "a baana", "a bannana"} <= slips
     assert a.slip("cat", pen) == "cat"
+
+
+def test_what_is_turned_has_the_colour_that_its_caption_names() -> None:
+    """Shaded pictures of many hues, dark and light, to every colour: what a person would call it."""
+    stream = np.random.default_rng(0)
+    light = np.linspace(0.55, 1.0, 32)[:, None] * np.ones((1, 32))  # shaded from top to bottom
+    hues = np.linspace(-0.03, 0.03, 32)[None] * np.ones((32, 1))  # and of other hues left and right
+    made: list[np.ndarray] = []
+    for hue, value in ((0.0, 0.5), (0.1, 0.95), (0.33, 0.6), (0.6, 0.8), (0.75, 0.4), (0.93, 0.9)):
+        saturation = stream.uniform(0.6, 0.9, (32, 32))
+        n = np.array([5, 3, 1])
+        k = (n + ((hue + hues) % 1)[..., None] * 6) % 6
+        bright = (light * value)[..., None]
+        colour = bright - bright * saturation[..., None] * np.clip(np.minimum(k, 4 - k), 0, 1)
+        made.append((255 * np.concatenate([colour, np.ones((32, 32, 1))], axis=2)).astype(np.uint8))
+    pixels = torch.from_numpy(np.stack(made))
+    for target in a.COLOURS:
+        rows = [a.UNNAMED] * len(pixels)
+        turned, fits = a.recolour(pixels, rows, [target] * len(pixels), torch.zeros(len(pixels)))
+        assert fits.all()
+        assert [hue_name(picture) for picture in turned.numpy()] == [target] * len(pixels), target
