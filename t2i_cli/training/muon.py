@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,17 +29,17 @@ _STEPS = (
 
 
 @torch.no_grad()
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix with orthonormal rows or columns: (m, n) -> bf16 (m, n), singular values near 1.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About the nearest matrices with orthonormal rows or columns: (b, m, n) -> bf16 (b, m, n), singular values near 1.
 
     Newton and Schulz's iteration, with coefficients that need few steps and end within about 0.1 of 1.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.mT if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for a, b, c in _STEPS:
         gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -85,18 +86,26 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         group = self.param_groups[0]
         lr = group["lr"] * group["times"]
+        alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(
+            list
+        )  # by shape: fewer, larger products
         for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-            ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov's
-            matrix = ahead.flatten(1)
-            p.mul_(1 - lr * group["weight_decay"])
-            size = 0.2 * max(matrix.shape) ** 0.5
-            p.add_(orthogonal(matrix).view(p.shape).to(p.dtype), alpha=-lr * size)
+            if p.grad is not None:
+                alike[p.shape].append(p)
+        for shape, parameters in alike.items():
+            ahead: list[Tensor] = []
+            for p in parameters:
+                assert p.grad is not None
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+                ahead.append(p.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
+            steps = orthogonal(torch.stack(ahead))
+            size = 0.2 * max(steps.shape[1:]) ** 0.5
+            for p, step in zip(parameters, steps, strict=True):
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(step.view(shape).to(p.dtype), alpha=-lr * size)
         self._rest.step()
 
 
