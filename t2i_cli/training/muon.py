@@ -30,12 +30,13 @@ _STEPS = (
 
 @torch.no_grad()
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest matrices with orthonormal rows or columns: (b, m, n) -> bf16 (b, m, n), singular values near 1.
+    """About the nearest matrices with orthonormal rows or columns: (b, m, n) -> (b, m, n), singular values near 1.
 
-    Newton and Schulz's iteration, with coefficients that need few steps and end within about 0.1 of 1.
+    In the dtype of what it is given; bf16 will do. Newton and Schulz's iteration, with coefficients that need few steps
+    and end within about 0.1 of 1.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for a, b, c in _STEPS:
         gram = x @ x.mT
@@ -51,6 +52,7 @@ class Muon(torch.optim.Optimizer):
         rest: all others.
         lr: of AdamW, and of Muon, whose steps have the size of AdamW's at the same rate (Liu et al. 2025, equation 4).
         times: factor on Muon's.
+        dtype: in which Muon computes.
         betas, weight_decay, fused: of AdamW; the decay is Muon's too.
     """
 
@@ -61,6 +63,7 @@ class Muon(torch.optim.Optimizer):
         *,
         lr: float,
         times: float = 1.0,
+        dtype: torch.dtype = torch.bfloat16,
         betas: tuple[float, float],
         weight_decay: float,
         fused: bool,
@@ -68,7 +71,9 @@ class Muon(torch.optim.Optimizer):
         self._rest = torch.optim.AdamW(
             rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused
         )
-        super().__init__(matrices, {"lr": lr, "times": times, "weight_decay": weight_decay})
+        super().__init__(
+            matrices, {"lr": lr, "times": times, "dtype": dtype, "weight_decay": weight_decay}
+        )
         self.param_groups.extend(self._rest.param_groups)
         self._share()
 
@@ -101,7 +106,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
                 ahead.append(p.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
-            steps = orthogonal(torch.stack(ahead))
+            steps = orthogonal(torch.stack(ahead).to(group["dtype"]))
             size = 0.2 * max(steps.shape[1:]) ** 0.5
             for p, step in zip(parameters, steps, strict=True):
                 p.mul_(1 - lr * group["weight_decay"])
@@ -121,4 +126,10 @@ def for_generator(generator: Generator, *, lr: float, **rest: Any) -> Muon:
     outside = {id(p) for module in ends for p in module.parameters()}
     inside = [p for p in generator.parameters() if p.dim() > 1 and id(p) not in outside]
     within = {id(p) for p in inside}
-    return Muon(inside, [p for p in generator.parameters() if id(p) not in within], lr=lr, **rest)
+    return Muon(
+        inside,
+        [p for p in generator.parameters() if id(p) not in within],
+        lr=lr,
+        dtype=generator.trunk_dtype,
+        **rest,
+    )
