@@ -58,3 +58,19 @@ def test_other_words_for_the_same_thing_land_beside_it(name):
     for text, meant in asked.items():
         nearest = plain[int((texts @ runtime.encode(text).text_features).argmax())]
         assert nearest == meant, text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_words_that_no_caption_had_are_read_as_ones_that_they_had(name):
+    words = open_runtime(MODELS[name], "cpu").words
+    for typed, read in {
+        "a crimson kitty": "a red cat",
+        "a jet-black timepiece": "a black clock",
+        "a joyful visage": "a happy face",
+        "two sofas, a settee": "two sofas, a sofa",
+        "a tangerine hat": "an orange hat",
+        "a tangerine": "a tangerine",
+        "a purple baanna": "a purple banana",
+        "a red cat": "a red cat",
+    }.items():
+        assert words.read(typed) == read

@@ -30,7 +30,11 @@ NEAR = 0.5  # cosine to a teacher, from which on a word that no caption has is r
 SAME = 0.75  # the same for a word that captions have, if rarely
 FREQUENT = 0.02  # what a known word's being e times as frequent is worth in cosine
 FREQUENT_STEPS = 0.2  # the same in steps of the thesaurus
-CLOSE = 1.0  # step of the thesaurus, under which it is believed before a teacher
+CLOSE = 1.0  # step of the thesaurus, under which two words are all but the same
+AGREED = (
+    0.2,
+    0.1,
+)  # what it is worth in cosine that the thesaurus names the word too: a close one, another
 THESAURUS = Path(__file__).with_name("thesaurus.txt.gz")
 
 # a colour's spellings, as captions may have it -> other names for it, and things that lend it theirs: "lemon-coloured"
@@ -104,9 +108,7 @@ def words_of(
     captions = list(captions)
     counts = counted(captions)
     other = {word: read for word, read in (near or {}).items() if read and counts[read] >= KNOWN}
-    for word, (read, steps) in synonyms(counts).items():
-        if steps < CLOSE or word not in other:
-            other[word] = read
+    other = synonyms(counts) | other
     colours = _colours(counts)
     other = {
         word: read
@@ -117,6 +119,8 @@ def words_of(
     # a tangerine is a fruit, a tangerine cat an orange one
     before = {word: read for word, read in colours.items() if KNOWN <= counts[word] < RARE}
     other = {word: read for word, read in other.items() if word not in before}
+    # what a rare word is read as may be rare itself, and is then read as a frequent one
+    other = {word: other.get(read, read) for word, read in other.items()}
     known = sorted(
         (word for word in counts if word not in other), key=lambda word: (-counts[word], word)
     )
@@ -163,32 +167,36 @@ def _thesaurus() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def synonyms(counts: Counter[str]) -> dict[str, tuple[str, float]]:
+def synonyms(counts: Counter[str]) -> dict[str, str]:
     """For each word of the thesaurus that no caption has, or that few have: the known word that may stand for it.
 
     Args:
         counts: of `counted`.
 
     Returns:
-        Word -> the known word, and how many steps away it is. The nearest one, frequent ones before rare ones; no
-        colour (a cherry is not a red); none for other forms of a known word, and for a word with `KNOWN` pictures
-        none but a word for the same.
+        Word -> the known word. The nearest one, frequent ones before rare ones; no colour (a cherry is not a red); none
+        for other forms of a known word, and for a word with `KNOWN` pictures none but a word for the same.
     """
-    found: dict[str, tuple[str, float]] = {}
+    found: dict[str, str] = {}
     for word, line in _thesaurus().items():
         if counts[word] >= RARE or any(counts[stem] >= KNOWN for stem, _ in stems(word)):
             continue
         best = math.inf
-        for half, group in enumerate(line.split(";")):
-            if half and counts[word] >= KNOWN:
+        for other, steps in _said(line):
+            if steps and counts[word] >= KNOWN:
                 break
-            for other in group.split():
-                if (count := counts[other]) >= KNOWN and other not in _COLOURS:
-                    far = half / 2 - FREQUENT_STEPS * math.log(count)
-                    if far < best:
-                        best = far
-                        found[word] = (other, half / 2)
+            if (count := counts[other]) >= KNOWN and other not in _COLOURS:
+                far = steps - FREQUENT_STEPS * math.log(count)
+                if far < best:
+                    best = far
+                    found[word] = other
     return found
+
+
+def _said(line: str) -> list[tuple[str, float]]:
+    """The words of a line of the thesaurus, and how many steps away they are."""
+    groups = enumerate(line.split(";"))
+    return [(other, half / 2) for half, group in groups for other in group.split()]
 
 
 def _colours(counts: Counter[str]) -> dict[str, str]:
@@ -219,9 +227,10 @@ def nearest(
         rows: compared at a time.
 
     Returns:
-        Word -> the known word of the highest cosine, frequent ones a little before rare ones, where that cosine is
-        over `NEAR`, or over `SAME` where captions have the word; none for other forms of a known word, which the
-        text encoder reads well. Features are centred first, since those of many models share one direction.
+        Word -> the known word of the highest cosine, frequent ones and those that the thesaurus names a little before
+        others, where that is over `NEAR`, or over `SAME` for a word with `KNOWN` pictures; none for other forms of a
+        known word, which the text encoder reads well. Features are centred first, since those of many models share one
+        direction.
     """
     features = F.normalize(features - features.mean(0), dim=1)
     known = [row for row, word in enumerate(words) if counts[word] >= KNOWN]
@@ -233,15 +242,20 @@ def nearest(
     if not known:
         return {}
     count = torch.tensor([float(counts[words[row]]) for row in known])
+    column_of = {words[row]: column for column, row in enumerate(known)}
     found: dict[str, str] = {}
     for start in range(0, len(unknown), rows):
         some = unknown[start : start + rows]
         cosines = features[some] @ features[known].T
         own = torch.tensor([counts[words[row]] for row in some])[:, None]
+        for at, row in enumerate(some):
+            for other, steps in _said(_thesaurus().get(words[row], "")):
+                if other in column_of:
+                    cosines[at, column_of[other]] += AGREED[steps >= CLOSE]
         cosines = cosines.masked_fill(count < TIMES * own, -1.0)
         best = (cosines + FREQUENT * count.log()).argmax(dim=1)
         columns: list[int] = best.tolist()
         for at, (row, column) in enumerate(zip(some, columns, strict=True)):
-            if cosines[at, column] > (SAME if own[at] else NEAR):
+            if cosines[at, column] > (SAME if own[at] >= KNOWN else NEAR):
                 found[words[row]] = words[known[column]]
     return found

@@ -66,22 +66,33 @@ def test_a_thesaurus_tells_what_other_words_are_read_as(monkeypatch: pytest.Monk
     lines = {"roundel": "disk;;circle;disc", "discus": ";;;;circle"}
     monkeypatch.setattr(vocabulary, "_thesaurus", lambda: lines)
     assert synonyms(Counter({"circle": 90, "disc": 4})) == {
-        "roundel": ("circle", 1.0),
-        "discus": ("circle", 2.0),
+        "roundel": "circle",
+        "discus": "circle",
     }
-    assert synonyms(Counter({"disc": 900, "circle": 3}))["roundel"] == (
-        "disc",
-        1.5,
+    assert (
+        synonyms(Counter({"disc": 900, "circle": 3}))["roundel"] == "disc"
     )  # a frequent one before
     assert synonyms(Counter({"disk": 2, "roundel": 1})) == {}
-    assert synonyms(Counter({"disk": 50, "circle": 90, "roundel": 4}))["roundel"] == ("disk", 0.0)
+    assert synonyms(Counter({"disk": 50, "circle": 90, "roundel": 4}))["roundel"] == "disk"
     assert synonyms(Counter({"circle": 90, "roundel": 4, "discus": 10})) == {}
-    monkeypatch.setattr(vocabulary, "_thesaurus", lambda: {"clowder": ";;;;cat"})
-    near = {"clowder": "dog"}
-    both = [["a cat, a dog"]] * 9
-    assert words_of(both, near).read("a clowder") == "a dog"  # a teacher's word before a far one
     monkeypatch.setattr(vocabulary, "_thesaurus", lambda: {"clowder": "cat"})
-    assert words_of(both, near).read("a clowder") == "a cat"  # and behind a near one
+    both = [["a cat, a dog"]] * 9
+    assert words_of(both).read("a clowder") == "a cat"
+    assert words_of(both, {"clowder": "dog"}).read("a clowder") == "a dog"  # a teacher knows better
+
+
+@pytest.mark.parametrize(("line", "read"), [("", "dog"), ("cat", "cat"), (";;cat", "dog")])
+def test_a_teacher_hears_what_the_thesaurus_says(
+    line: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "_thesaurus", lambda: {"clowder": line})
+    directions = torch.eye(8)
+    taught = torch.stack(
+        [*directions[:6], F.normalize(0.66 * directions[0] + 0.75 * directions[1], dim=0)]
+    )
+    counts = Counter({"cat": 9, "dog": 9})
+    words = ["cat", "dog", "house", "moon", "star", "tree", "clowder"]
+    assert nearest(words, taught, counts)["clowder"] == read
 
 
 def test_every_line_of_the_thesaurus_is_words() -> None:
@@ -121,11 +132,8 @@ def test_a_teacher_tells_what_other_words_are_read_as() -> None:
     )  # + a direction of all
     found = nearest(words, taught, counts)
     # no form of a known word, nothing far off; four pictures of a kitten, and fifty of a cat
-    assert found == {"kitty": "cat", "hound": "dog", "kitten": "cat"}
-    assert nearest(words, taught, counts + Counter({"kitten": 2})) == {
-        "kitty": "cat",
-        "hound": "dog",
-    }
+    assert found == {"kitty": "kitten", "hound": "dog", "kitten": "cat"}
+    assert "kitten" not in nearest(words, taught, counts + Counter({"kitten": 2}))
     captions = [[word] for word, count in counts.items() for _ in range(count)]
     read = words_of(captions, found, [*words, "hounds", "kitted"])
     assert read.read("two hounds, a kitty, a moon") == "two dogs, a cat, a moon"
