@@ -262,9 +262,7 @@ class TrainConfig:
     lr: float = 1.0  # factor on every stage's own learning rate
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
-    flow_lr: float = (
-        9e-4  # of flow and distill: AdamW's, and Muon's, which has twice as much in the flow
-    )
+    flow_lr: float = 9e-4  # of flow and distill; AdamW's, and Muon's, in the flow times two
     adversarial_lr: float = 1e-4  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
     ema_images: float = (

@@ -131,7 +131,7 @@ class Words:
     def before(self) -> dict[str, str]:
         """Known words -> what they are read as before another word that they do not stand before in captions."""
         found: dict[str, str] = {}
-        for line in self._lines[1:].split("\n", 2 * _MOST_BEFORE)[:_MOST_BEFORE]:
+        for line in self._lines[1:].split("\n", _MOST_BEFORE)[:-1]:
             word, star, read = line.partition(" *=")
             if star:
                 found[word] = read

@@ -91,9 +91,8 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         group = self.param_groups[0]
         lr = group["lr"] * group["times"]
-        alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(
-            list
-        )  # by shape: fewer, larger products
+        # by shape: fewer, larger products
+        alike: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for p in group["params"]:
             if p.grad is not None:
                 alike[p.shape].append(p)

@@ -72,7 +72,6 @@ class Learner:
         self.images_before = (
             0  # of these, before this stage: each stage's average forgets at its own pace
         )
-        self._odd = 0  # which half of a chunk of pairs this step takes
         self._measured = False  # whether this step looks at how far it moves the weights
         self._null_tokens = tokens
         fused = self.device.type in ("cpu", "cuda")
@@ -147,14 +146,13 @@ class Learner:
             seed_for(self.config.seed, stage, "noise", position)
         )
         self._measured = position % MEASURE_EVERY == 0
-        self._odd = position % 2
         if stage == "contrastive":
             return self._contrastive(batch, progress, random)
         if stage == "flow":
             return self._flow(batch, progress, random)
         if stage == "distill":
             return self._distill(batch, position, progress, random)
-        return self._adversarial(batch, progress, random)
+        return self._adversarial(batch, position, progress, random)
 
     def _contrastive(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         networks, optimizer = self.networks, self.optimizers["contrastive"]
@@ -256,19 +254,21 @@ class Learner:
         return StepResult({**figures, "pairs": float(len(self.pairs) * size), **found})
 
     def _apart(
-        self, chunk: Chunk, random: torch.Generator, *, half: bool = False
+        self, chunk: Chunk, random: torch.Generator, half: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         """How far one step is from what the flow made of a chunk's noise, and the parts of that.
 
         Args:
             chunk: of pairs.
             random: of the step.
-            half: every second of them alone.
+            half: 0 or 1: every second of them alone, from the first or the second on.
         """
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         target, turnable = chunk.images(), chunk.turnable
-        if half and len(turnable) > 1:  # of several processes each has every second of its rows
-            some = slice(self._odd, None, 2)
+        if (
+            half is not None and len(turnable) > 1
+        ):  # of several processes each has every second of its rows
+            some = slice(half, None, 2)
             text, noise, target, turnable = text[some], noise[some], target[some], turnable[some]
         # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
         flips = distributed.uniform(random, len(turnable)) < self.config.mirror
@@ -317,7 +317,9 @@ class Learner:
         )
         return self._dropped(self.encode(tokens, mask), random), _normal(shape, random)
 
-    def _adversarial(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
+    def _adversarial(
+        self, batch: Batch, position: int, progress: float, random: torch.Generator
+    ) -> StepResult:
         config, networks = self.config, self.networks
         d, g = networks.discriminator, networks.generator
         alone = config.discriminator_head_start if self.anchor is not None else 0.0
@@ -390,7 +392,7 @@ class Learner:
             loss = loss + config.pattern_weight * pattern
             figures["pattern_loss"] = pattern.detach()
         if self.pairs and config.anchor_weight:
-            apart, parts = self._apart(self.pairs.pick(random), random, half=True)
+            apart, parts = self._apart(self.pairs.pick(random), random, position % 2)
             loss = loss + config.anchor_weight * apart
             figures |= parts
         elif self.anchor is not None and config.anchor_weight:

@@ -31,10 +31,8 @@ SAME = 0.75  # the same for a word that captions have, if rarely
 FREQUENT = 0.02  # what a known word's being e times as frequent is worth in cosine
 FREQUENT_STEPS = 0.2  # the same in steps of the thesaurus
 CLOSE = 1.0  # step of the thesaurus, under which two words are all but the same
-AGREED = (
-    0.2,
-    0.1,
-)  # what it is worth in cosine that the thesaurus names the word too: a close one, another
+# what it is worth in cosine that the thesaurus names the word too: a close one, another
+AGREED = (0.2, 0.1)
 THESAURUS = Path(__file__).with_name("thesaurus.txt.gz")
 
 # a colour's spellings, as captions may have it -> other names for it, and things that lend it theirs: "lemon-coloured"
@@ -107,18 +105,17 @@ def words_of(
     """
     captions = list(captions)
     counts = counted(captions)
-    other = {word: read for word, read in (near or {}).items() if read and counts[read] >= KNOWN}
-    other = synonyms(counts) | other
     colours = _colours(counts)
+    # a tangerine is a fruit, a tangerine cat an orange one
+    before = {word: read for word, read in colours.items() if KNOWN <= counts[word] < RARE}
+    other = synonyms(counts)
+    other |= {word: read for word, read in (near or {}).items() if read and counts[read] >= KNOWN}
+    other |= {word: read for word, read in colours.items() if counts[word] < KNOWN}
     other = {
         word: read
         for word, read in other.items()
-        if counts[word] < RARE and counts[read] >= TIMES * counts[word]
+        if word not in before and counts[word] < RARE and counts[read] >= TIMES * counts[word]
     }
-    other |= {word: read for word, read in colours.items() if counts[word] < KNOWN}
-    # a tangerine is a fruit, a tangerine cat an orange one
-    before = {word: read for word, read in colours.items() if KNOWN <= counts[word] < RARE}
-    other = {word: read for word, read in other.items() if word not in before}
     # what a rare word is read as may be rare itself, and is then read as a frequent one
     other = {word: other.get(read, read) for word, read in other.items()}
     known = sorted(
@@ -126,6 +123,7 @@ def words_of(
     )
     list_ = Words.of(known, other)
     exist = {*real, *_thesaurus(), *(word for word, read in (near or {}).items() if not read)}
+    # two words one slip apart have one of these in common
     slips = {part for word in known for part in _shortened(word)}
     left = {
         word: ""
@@ -133,9 +131,7 @@ def words_of(
         if word not in other
         and word not in counts
         and len(word) >= SHORTEST_SLIP
-        and not slips.isdisjoint(
-            _shortened(word)
-        )  # two words one slip apart have one of these in common
+        and not slips.isdisjoint(_shortened(word))
         and not any(stem in other for stem, _ in stems(word))  # "hounds" is read as "dogs"
         and list_.read(word) != word
     }
@@ -181,15 +177,14 @@ def synonyms(counts: Counter[str]) -> dict[str, str]:
     for word, line in _thesaurus().items():
         if counts[word] >= RARE or any(counts[stem] >= KNOWN for stem, _ in stems(word)):
             continue
-        best = math.inf
-        for other, steps in _said(line):
-            if steps and counts[word] >= KNOWN:
-                break
-            if (count := counts[other]) >= KNOWN and other not in _COLOURS:
-                far = steps - FREQUENT_STEPS * math.log(count)
-                if far < best:
-                    best = far
-                    found[word] = other
+        far = {
+            other: steps - FREQUENT_STEPS * math.log(counts[other])
+            for other, steps in _said(line)
+            if counts[other] >= KNOWN and other not in _COLOURS
+            if not steps or counts[word] < KNOWN
+        }
+        if far:
+            found[word] = min(far, key=far.__getitem__)
     return found
 
 

@@ -85,7 +85,8 @@ def test_processes_learn_what_one_does(
             assert one.keys() == several.keys()
             for key, value in one.items():
                 # Muon makes the directions of a small gradient, rounding and all, as large as any
-                assert several[key] == pytest.approx(value, rel=1e-2, abs=5e-4), (stage, key)
+                least = 5e-4 if stage == "adversarial" else 1e-4
+                assert several[key] == pytest.approx(value, rel=1e-2, abs=least), (stage, key)
 
 
 def test_a_number_that_is_not_finite_on_one_is_left_out_by_all(told: dict[str, Any]) -> None:

@@ -35,6 +35,9 @@ def test_colours_are_read_as_what_the_captions_call_them() -> None:
     many = [*CAPTIONS, *[["a green hat"]] * 10]
     assert words_of(many).read("an emerald cat") == "a green cat"  # one picture has it, ten green
     assert words_of([*many, *[["an emerald"]] * 9]).read("a big emerald") == "a big emerald"
+    few = [*CAPTIONS, ["an emerald"], *[["a green hat"]] * 19]
+    assert words_of(few).read("an emerald cat") == "an emerald cat"  # two pictures, of twenty
+    assert words_of([*few, ["a green cup"]]).read("an emerald cat") == "a green cat"
     assert not words_of([])
 
 
