@@ -253,6 +253,10 @@ def train(
     init: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Start from a model's weights.")
     ] = None,
+    distill_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A flow to distill, where --init is past its own."),
+    ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use this tokenizer instead of making one.")
     ] = None,
@@ -345,6 +349,7 @@ def train(
     given: dict[str, Any] = {}
     for layer in (
         {} if init is None else _begun(init),
+        {} if distill_from is None else {"contrastive": 0.0},  # it reads texts as the flow does
         _read_toml(run_folder / "config.toml")
         if resume and (run_folder / "config.toml").is_file()
         else {},
@@ -379,6 +384,7 @@ def train(
             config=settings_config,
             device=device,
             init=None if init is None else resolve_model(init),
+            distill_from=None if distill_from is None else resolve_model(distill_from),
             tokenizer=tokenizer,
             prompts=None if prompts is None else _read_lines(prompts),
             resume=resume,

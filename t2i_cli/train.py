@@ -8,6 +8,7 @@ run goes on from its last save, and with a budget in steps it then makes the ver
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -95,6 +96,7 @@ class TrainSettings:
     config: TrainConfig = field(default_factory=TrainConfig)
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     init: Path | None = None  # weights to start from
+    distill_from: Path | None = None  # a flow to distill, where init is past its own
     tokenizer: Path | None = None
     prompts: list[str] | None = (
         None  # of the sample grids; captions that were held out where there are none
@@ -189,7 +191,7 @@ class _Run:
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
-        config = _resolved(settings.config, device, settings.init)
+        config = _resolved(settings, device)
         self.config = dataclasses.replace(config, **distributed.from_first(config.to_dict()))
         self.out = settings.out
         self.at = _Position()
@@ -277,12 +279,20 @@ class _Run:
         )
 
 
-def _resolved(config: TrainConfig, device: torch.device, init: Path | None) -> TrainConfig:
+def _resolved(settings: TrainSettings, device: torch.device) -> TrainConfig:
     """The config with what was left to the machine decided.
 
-    Only a flow can be distilled: the run's own, or one that it starts from.
+    Only a flow can be distilled: the run's own, one that it starts from, or another one of the same model.
+
+    Raises:
+        UsageError: a flow to distill that is none, or that this run has no use for.
     """
-    many_steps_first = config.flow > 0 or (init is not None and _is_flow(init))
+    config, init, flow = settings.config, settings.init, settings.distill_from
+    if flow is not None:
+        _check_flow(flow, config, init)
+    many_steps_first = config.flow > 0 or any(
+        weights is not None and _is_flow(weights) for weights in (init, flow)
+    )
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
@@ -290,6 +300,28 @@ def _resolved(config: TrainConfig, device: torch.device, init: Path | None) -> T
         batch_size=batch_size,
         contrastive_batch_size=config.contrastive_batch_size or 2 * batch_size,
     )
+
+
+def _check_flow(flow: Path, config: TrainConfig, init: Path | None) -> None:
+    if not _is_flow(flow):
+        raise UsageError(
+            f"--distill-from {flow}: these weights are not those of a flow stage",
+            "give the weights of a run with --set distill=0 --set adversarial=0",
+        )
+    if init is None:
+        raise UsageError(
+            "--distill-from needs --init: the one-step model that goes on learning",
+            "to distill a flow from its own weights, give them as --init alone",
+        )
+    if config.flow > 0 or config.contrastive > 0:
+        raise UsageError(
+            "--distill-from is for a run that trains neither the text encoder nor a flow of its own",
+            "add --set contrastive=0 --set flow=0",
+        )
+    if config.distill <= 0:
+        raise UsageError(
+            "--distill-from: this run distills nothing", "leave it out, or give distill a share"
+        )
 
 
 def _is_flow(init: Path) -> bool:
@@ -716,6 +748,8 @@ def _make_networks(run: _Run) -> ModelConfig:
     run.learner = Learner(networks, config, run.batches.tokens([""]))
     if loaded is not None:
         run.learner.start_average()
+    if settings.distill_from is not None:
+        _set_flow(run.learner, settings.distill_from)
     if settings.prompts:
         run.prompts = settings.prompts[:64]
     else:
@@ -723,6 +757,26 @@ def _make_networks(run: _Run) -> ModelConfig:
         rows = rows[np.linspace(0, len(rows) - 1, min(GRID, len(rows))).astype(int)]
         run.prompts = [run.pictures.captions[row][0] for row in rows]
     return model
+
+
+def _set_flow(learner: Learner, path: Path) -> None:
+    """Give a learner the generator of a flow's weights to distill.
+
+    Raises:
+        UsageError: it is of another architecture, or reads texts in another way.
+    """
+    told, networks = checkpoint.load_model(path), learner.networks
+    mine = {key: value.cpu() for key, value in networks.text_encoder.state_dict().items()}
+    theirs = told.networks.text_encoder.state_dict()
+    if told.config != networks.config or not all(
+        torch.equal(theirs[key], value) for key, value in mine.items()
+    ):
+        raise UsageError(
+            f"--distill-from {path}: its size or its text encoder is not that of --init",
+            "both have to come of one contrastive stage",
+        )
+    learner.flow = copy.deepcopy(learner.average)
+    learner.flow.load_state_dict(told.networks.generator.state_dict())
 
 
 def _facts(run: _Run) -> dict[str, Any]:
@@ -742,9 +796,11 @@ def _facts(run: _Run) -> dict[str, Any]:
 def _given(run: _Run) -> dict[str, Any]:
     """What a run was given beside its config, as far as it changes what is learned or logged."""
     settings = run.settings
-    init, tokenizer, prompts = settings.init, settings.tokenizer, settings.prompts
+    init, flow = settings.init, settings.distill_from
+    tokenizer, prompts = settings.tokenizer, settings.prompts
     return {
         "init": None if init is None else checkpoint.read_info(init).hash,
+        "distill_from": None if flow is None else checkpoint.read_info(flow).hash,
         "tokenizer": None
         if tokenizer is None
         else sha256(Tokenizer.load(tokenizer).to_bytes()).hexdigest(),

@@ -354,6 +354,46 @@ def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path
     assert stages == ["tokenizer", "distill", "adversarial"]
 
 
+def test_a_model_past_its_flow_goes_on_learning_from_one(folder: Path, tmp_path: Path) -> None:
+    flow_only = {"steps": 4, "distill": 0.0, "adversarial": 0.0}
+    ends(settings(folder, tmp_path / "a", config=flow_only))
+    flow = tmp_path / "a" / "model.safetensors"
+    rest = {"steps": 4, "contrastive": 0.0, "flow": 0.0}
+    ends(settings(folder, tmp_path / "b", init=flow, config=rest))
+    given = tmp_path / "b" / "model.safetensors"
+    further = {**rest, "distill": 1.0, "adversarial": 0.0}
+    run = settings(folder, tmp_path / "c", init=given, distill_from=flow, config=further)
+    told = ends(run)
+    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
+    assert stages == ["tokenizer", "distill"]
+    state = checkpoint.load_state(tmp_path / "c")
+    assert state is not None
+    begun = checkpoint.load_model(flow).networks.generator.state_dict()
+    for name, tensor in begun.items():  # what draws the pairs is the flow, kept for a resume
+        assert torch.equal(state.files["anchor"][name], tensor)
+
+
+def test_a_flow_to_distill_has_to_be_one_that_fits(folder: Path, tmp_path: Path) -> None:
+    flow_only = {"steps": 2, "distill": 0.0, "adversarial": 0.0}
+    ends(settings(folder, tmp_path / "a", config=flow_only))
+    ends(settings(folder, tmp_path / "other", config={**flow_only, "seed": 1}))
+    flow, other = (tmp_path / name / "model.safetensors" for name in ("a", "other"))
+    rest = {"steps": 2, "contrastive": 0.0, "flow": 0.0}
+    ends(settings(folder, tmp_path / "b", init=flow, config=rest))
+    given = tmp_path / "b" / "model.safetensors"
+    for told, more in {
+        "not those of a flow": {"init": flow, "distill_from": given, "config": rest},
+        "needs --init": {"distill_from": flow, "config": rest},
+        "neither the text encoder": {
+            "init": given, "distill_from": flow, "config": {**rest, "contrastive": 0.1}
+        },
+        "distills nothing": {"init": given, "distill_from": flow, "config": {**rest, "distill": 0.0}},
+        "not that of --init": {"init": given, "distill_from": other, "config": rest},
+    }.items():  # fmt: skip
+        with pytest.raises(UsageError, match=told):
+            ends(settings(folder, tmp_path / "c", **more))
+
+
 def test_a_run_stopped_while_it_distills_draws_its_pairs_again(
     folder: Path, tmp_path: Path
 ) -> None:

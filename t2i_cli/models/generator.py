@@ -34,6 +34,9 @@ __all__ = ["SIGMA_DATA", "Generator", "many_steps", "one_step"]
 SIGMA_DATA = (
     0.6  # standard deviation of images, about; sets the preconditioning, not the model's range
 )
+# of `many_steps`: thirteen evaluations, seven guided steps, draw what twenty did in ten equal ones (docs/results.md)
+SHIFT = 1.5
+GUIDED_ABOVE = 0.35  # noise level
 
 
 class Generator(nn.Module):
@@ -185,15 +188,17 @@ def many_steps(
 ) -> Tensor:
     """Pictures along the flow: steps of dx/ds = v = (x_s - denoised) / s from s = 1 to 0 (Liu et al. 2023).
 
-    Each step but the first carries the denoised picture on, by half of its last change: the two-step formula of Adams
-    and Bashforth, as DPM-Solver++(2M) has it (Lu et al. 2022), and no evaluation more than Euler's.
+    Each step but the first carries the denoised picture on, by half of its last change where steps are alike: the
+    two-step formula of Adams and Bashforth, as DPM-Solver++(2M) has it (Lu et al. 2022), and no evaluation more than
+    Euler's. Steps are shorter where there is much noise (Esser et al. 2024, equation 23, with a shift of `SHIFT`), and
+    guidance is left out where there is little (Kynkäänniemi et al. 2024).
 
     Args:
         generator: the network after the flow stage.
         noise: standard normal, fp32 (b, c, h, w).
         text: the prompts, b rows.
         null: the empty or the negative prompt, b rows; needed where guidance is not 1.
-        steps: network evaluations, twice as many with guidance.
+        steps: from noise to picture; each with guidance is two evaluations of the network.
         guidance: classifier-free guidance (Ho & Salimans 2022): v_null + guidance (v - v_null).
 
     Returns:
@@ -201,16 +206,18 @@ def many_steps(
     """
     x, style = noise, generator.style(text.text_features)
     style_null = generator.style(null.text_features) if null is not None else style
-    levels = torch.linspace(1, 0, steps + 1, device=noise.device)
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    levels = (SHIFT * times / (1 + (SHIFT - 1) * times)).tolist()
     before: Tensor | None = None
+    last = 0.0  # length of the step before
     for now, then in itertools.pairwise(levels):
-        level = now.expand(x.shape[0])
+        level = torch.full((x.shape[0],), now, device=x.device)
         clean = generator(x, level, text.text_embeds, text.mask, style)
-        if guidance != 1.0:
+        if guidance != 1.0 and now > GUIDED_ABOVE:
             assert null is not None
             clean_null = generator(x, level, null.text_embeds, null.mask, style_null)
             clean = clean_null + guidance * (clean - clean_null)
-        ahead = clean if before is None else clean + 0.5 * (clean - before)
-        before = clean
+        ahead = clean if before is None else clean + 0.5 * (now - then) / last * (clean - before)
+        before, last = clean, now - then
         x = x + (then - now) * (x - ahead) / now
     return x

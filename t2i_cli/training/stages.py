@@ -62,6 +62,7 @@ class Learner:
             requires_grad=False
         )
         self.anchor: Generator | None = None  # the averaged generator as an earlier stage left it
+        self.flow: Generator | None = None  # what is distilled, where it is not this run's own
         self.pairs = Pairs(config.distill_pairs)
         self.device = next(networks.parameters()).device
         self.gamma = config.gamma or default_gamma(networks.config.resolution)
@@ -104,6 +105,7 @@ class Learner:
             self.start_average()
         if stage == "distill":
             self.keep_anchor()
+            self.anchor = self.flow or self.anchor
         if stage == "adversarial":
             # the flow knows clean pictures on its way down; what was distilled from it knows only noise
             looks = self.anchor or self.networks.generator

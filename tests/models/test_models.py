@@ -157,6 +157,28 @@ def test_many_steps_follow_the_flow_of_a_point() -> None:
         assert torch.allclose(drawn, target, atol=1e-5)
 
 
+def test_guidance_is_left_out_at_low_noise_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = toy_networks()
+    awake(networks)
+    text, null = encoding(networks, ["a red ball"]), encoding(networks, [""])
+    seen: list[float] = []
+    forward = networks.generator.forward
+
+    def counted(noisy: torch.Tensor, level: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        seen.append(float(level))
+        return forward(noisy, level, *rest)
+
+    monkeypatch.setattr(networks.generator, "forward", counted)
+    noise = torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        guided = many_steps(networks.generator, noise, text, null, 4, 2.0)
+        assert seen == pytest.approx([1, 1, 0.818, 0.818, 0.6, 0.6, 0.333], abs=1e-3)
+        seen.clear()
+        plain = many_steps(networks.generator, noise, text, null, 4, 1.0)
+    assert len(seen) == 4
+    assert float((guided - plain).abs().max()) > 0.01
+
+
 def test_bf16_is_near_fp32() -> None:
     networks = toy_networks()
     awake(networks)
