@@ -269,7 +269,7 @@ class TrainConfig:
         500_000.0  # half-life of the average, in pictures; `training/ema.py` says how it begins
     )
     # the flow's pictures that one step learns from
-    distill_steps: int = 10  # of the flow, each with guidance
+    distill_steps: int = 7  # of the flow, guided
     distill_guidance: float = 2.5
     distill_pairs: int = 8192  # kept in memory, 16 KiB each at 64 px RGBA
     distill_perceptual: float = 0.1  # weight of the difference as the image encoder sees it

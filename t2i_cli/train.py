@@ -476,6 +476,7 @@ def _smaller(run: _Run) -> str:
 
 def _clear(out: Path) -> None:
     """Remove what a run wrote, and nothing else."""
+    checkpoint.drop_pairs(out)
     for name in ("state", "samples", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in (
@@ -528,7 +529,7 @@ def _train(run: _Run) -> Iterator[Event]:
             for row in _log_rows(run.out / "log.jsonl"):
                 run.advice += run.doctor.feed(row)
         yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
-        yield from _draw_pairs_again(run)
+        yield from _pairs_again(run)
     counts = run.learner.networks.parameter_count()
     yield Message(
         f"{model.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
@@ -550,6 +551,8 @@ def _train(run: _Run) -> Iterator[Event]:
     if run.at.seconds > 120 and run.first:
         with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
             graphs.bundle_for(model)
+    if run.first:
+        checkpoint.drop_pairs(run.out)
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
     yield Finished(
         run.out,
@@ -873,18 +876,40 @@ def _restore(run: _Run, state: checkpoint.RunState) -> None:
     run.saved = run.at.step
 
 
-def _draw_pairs_again(run: _Run) -> Iterator[Event]:
-    """The pairs that a run had when it was saved: they are not part of its state, they follow from it."""
+def _pairs_again(run: _Run) -> Iterator[Event]:
+    """The pairs that a run had when it was saved: those that were kept, and what is missing drawn again."""
     pairs, size = run.learner.pairs, run.batch_size()
     pairs.keep(run.at.pairs)
     missing = run.at.pairs[len(pairs) :]
-    if run.at.stage not in ("distill", "adversarial") or not missing:
+    if run.at.stage not in ("distill", "adversarial"):
         return
-    yield Message(f"drawing {len(missing) * size:,} pictures again to learn from")
-    for position in missing:
-        run.learner.make_pairs(position, run.batches.get("distill", position, size))
+    told, rank = False, distributed.world().rank
+    for index, position in enumerate(missing):
+        batch = run.batches.get("distill", position, size)
+        kept = checkpoint.kept_pairs(run.out, position, rank, tuple(batch.images.shape))
+        # all draw, or none: they look at each other's pictures for what is not finite
+        if (
+            float(distributed.mean({"kept": float(kept is not None)})["kept"]) == 1
+            and kept is not None
+        ):
+            pairs.put(position, batch, kept.to(run.device))
+        else:
+            if not told:
+                left = (len(missing) - index) * size
+                yield Message(f"drawing up to {left:,} pictures again to learn from")
+                told = True
+            if run.learner.make_pairs(position, batch):
+                _keep_newest_pairs(run)
         if stop := run.agree():
             _end(run, stop)
+
+
+def _keep_newest_pairs(run: _Run) -> None:
+    """Keep what a step drew for a resume; on CUDA it is drawn again as fast as it is read."""
+    chunk = run.learner.pairs.newest
+    if run.device.type != "cuda":
+        rank = distributed.world().rank
+        checkpoint.keep_pairs(run.out, chunk.position, rank, chunk.pictures)
 
 
 def _end(run: _Run, stop: StopRequest) -> NoReturn:
@@ -911,7 +936,9 @@ def _stage(run: _Run) -> Iterator[Event]:
         at.step, at.stage_step = at.step + 1, at.stage_step + 1
         run.tick()
         at.images, at.images_before = run.learner.images, run.learner.images_before
-        at.pairs = run.learner.pairs.positions
+        if run.learner.pairs.positions != at.pairs:
+            at.pairs = run.learner.pairs.positions
+            _keep_newest_pairs(run)
         run.speed = [*run.speed[-49:], (taken, size)]
         for name, value in distributed.mean(result.figures).items():
             number = float(value)
@@ -965,7 +992,7 @@ def _go_back(run: _Run) -> Iterator[Event]:
         )
     skipped = run.at.skipped
     _restore(run, state)
-    yield from _draw_pairs_again(run)
+    yield from _pairs_again(run)
     run.at.returns, run.at.skipped = returns, skipped
     run.at.sums.clear()
     yield Message(

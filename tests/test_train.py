@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -394,19 +395,31 @@ def test_a_flow_to_distill_has_to_be_one_that_fits(folder: Path, tmp_path: Path)
             ends(settings(folder, tmp_path / "c", **more))
 
 
-def test_a_run_stopped_while_it_distills_draws_its_pairs_again(
-    folder: Path, tmp_path: Path
+@pytest.mark.parametrize("lost", ["nothing", "one damaged", "all"])
+def test_a_run_stopped_while_it_distills_has_its_pairs_again(
+    folder: Path, tmp_path: Path, lost: str
 ) -> None:
     config = {"steps": 8, "contrastive": 0.0, "flow": 0.25, "distill": 0.75, "adversarial": 0.0}
     ends(settings(folder, tmp_path / "whole", config=config))
+    assert not (tmp_path / "whole" / "pairs").exists()  # a run that has ended needs them no more
     with pytest.MonkeyPatch.context() as patch:
         stop = StopAt(patch, 6).request
         with pytest.raises(Stopped):
             ends(settings(folder, tmp_path / "run", stop=stop, config=config))
+    first, *others = sorted((tmp_path / "run" / "pairs").iterdir())
+    assert len(others) == 2  # of three steps, the stage's first half
+    if lost == "one damaged":
+        others[0].write_bytes(others[0].read_bytes()[:-9])
+    elif lost == "all":
+        shutil.rmtree(first.parent)
     told = ends(settings(folder, tmp_path / "run", resume=True, config=config))
-    assert any(
-        isinstance(event, events.Message) and "pictures again" in event.text for event in told
-    )
+    again = [
+        event.text
+        for event in told
+        if isinstance(event, events.Message) and "pictures again" in event.text
+    ]
+    pictures = {"nothing": [], "one damaged": [8], "all": [12]}[lost]
+    assert again == [f"drawing up to {n} pictures again to learn from" for n in pictures]
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
 
 

@@ -49,15 +49,28 @@ class Pairs:
         """Of the steps that made them, in order: with a run's seed and data, all that is needed to make them again."""
         return [chunk.position for chunk in self._chunks]
 
+    @property
+    def newest(self) -> Chunk:
+        """The chunk that was made last; there has to be one."""
+        return self._chunks[-1]
+
     def room_for(self, size: int) -> bool:
         """Whether another chunk may be made, where each has `size` pairs."""
         return (len(self) + 1) * size <= self.capacity
 
     def add(self, position: int, batch: Batch, images: Tensor) -> None:
         """Keep what was made of a batch's captions: fp32 (b, c, h, w), clipped to [-1, 1]."""
-        pictures = images.clamp(-1, 1).add_(1).mul_(255 / 2).round_().to(torch.uint8)
+        self.put(
+            position, batch, images.clamp(-1, 1).add_(1).mul_(255 / 2).round_().to(torch.uint8)
+        )
+
+    def put(self, position: int, batch: Batch, pictures: Tensor) -> None:
+        """Keep pictures, uint8 (b, c, h, w), that were made of a batch's captions before."""
         captions = batch.captions[distributed.share(len(batch.captions))]
-        turnable = torch.tensor([not sided(text) for text in captions], device=images.device)
+        turnable = torch.tensor([not sided(text) for text in captions], device=pictures.device)
+        pictures = (
+            pictures.contiguous()
+        )  # what was kept on a disk and what was just drawn are alike
         self._chunks.append(Chunk(position, batch.tokens, batch.mask, pictures, turnable))
 
     def pick(self, random: torch.Generator) -> Chunk:
