@@ -60,6 +60,14 @@ VARIANTS = {
     "gan": Variant({"adversarial": 1.0}, FRESH, init="start"),
     "flow": Variant({"flow": 1.0}, init="start", samplers=SAMPLERS),
     "whole-seed-1": Variant(WHOLE, {"seed": 1}),
+    "small-batch": Variant(WHOLE, {"batch_size": 32}),
+    "slow-game": Variant(WHOLE, {"adversarial_lr": 1e-4, "discriminator_lr": 6.0}),
+    "slow-game-small-batch": Variant(
+        WHOLE, {"batch_size": 32, "adversarial_lr": 1e-4, "discriminator_lr": 6.0}
+    ),
+    "fast-game-small-batch": Variant(
+        WHOLE, {"batch_size": 32, "adversarial_lr": 3e-4, "discriminator_lr": 2.0}
+    ),
     "no-pattern": Variant(WHOLE, {"pattern_weight": 0.0}),
     "no-mismatch": Variant(WHOLE, {"mismatch_weight": 0.0}),
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),

@@ -263,7 +263,7 @@ class TrainConfig:
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
     flow_lr: float = 9e-4  # of flow and distill; AdamW's, and Muon's, in the flow times two
-    adversarial_lr: float = 1e-4  # Adam, falls to a quarter by a cosine; of G
+    adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
     ema_images: float = (
         500_000.0  # half-life of the average, in pictures; `training/ema.py` says how it begins
@@ -283,7 +283,7 @@ class TrainConfig:
     discriminator_head_start: float = (
         0.1  # share of the stage in which D learns to judge a warm G, which waits
     )
-    discriminator_lr: float = 6.0  # D's learning rate, as a factor on adversarial_lr
+    discriminator_lr: float = 3.0  # D's learning rate, as a factor on adversarial_lr
     discriminator_alignment_weight: float = 0.1  # of D's own image-text term on real pictures
     gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives

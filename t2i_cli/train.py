@@ -883,15 +883,13 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
     missing = run.at.pairs[len(pairs) :]
     if run.at.stage not in ("distill", "adversarial"):
         return
-    told, rank = False, distributed.world().rank
+    told = False
     for index, position in enumerate(missing):
         batch = run.batches.get("distill", position, size)
-        kept = checkpoint.kept_pairs(run.out, position, rank, tuple(batch.images.shape))
-        # all draw, or none: they look at each other's pictures for what is not finite
-        if (
-            float(distributed.mean({"kept": float(kept is not None)})["kept"]) == 1
-            and kept is not None
-        ):
+        kept = None
+        if _keeps_pairs(run):
+            kept = checkpoint.kept_pairs(run.out, position, tuple(batch.images.shape))
+        if kept is not None:
             pairs.put(position, batch, kept.to(run.device))
         else:
             if not told:
@@ -904,12 +902,15 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
             _end(run, stop)
 
 
+def _keeps_pairs(run: _Run) -> bool:
+    """Whether pairs are kept for a resume: CUDA draws them as fast as it reads; of several processes one alone writes."""
+    return run.device.type != "cuda" and distributed.world().size == 1
+
+
 def _keep_newest_pairs(run: _Run) -> None:
-    """Keep what a step drew for a resume; on CUDA it is drawn again as fast as it is read."""
-    chunk = run.learner.pairs.newest
-    if run.device.type != "cuda":
-        rank = distributed.world().rank
-        checkpoint.keep_pairs(run.out, chunk.position, rank, chunk.pictures)
+    if _keeps_pairs(run):
+        chunk = run.learner.pairs.newest
+        checkpoint.keep_pairs(run.out, chunk.position, chunk.pictures)
 
 
 def _end(run: _Run, stop: StopRequest) -> NoReturn:

@@ -1,6 +1,6 @@
 """The flow's pictures that a run learns from, kept beside its state: what is missing or damaged is drawn again.
 
-``pairs/POSITION-RANK``: the pixels that one step of one process drew, compressed. They follow from the state, so only
+``pairs/POSITION``: the pixels that one step drew, compressed. They follow from the state, so only
 minutes are lost with them.
 """
 
@@ -23,16 +23,15 @@ __all__ = ["drop_pairs", "keep_pairs", "kept_pairs"]
 PAIRS = "pairs"
 
 
-def keep_pairs(run: Path, position: int, rank: int, pictures: Tensor) -> None:
+def keep_pairs(run: Path, position: int, pictures: Tensor) -> None:
     """Keep pictures, uint8 on any device; where the disk does not take them, nothing of that name is there.
 
     Args:
         run: the run folder.
         position: number of the step that drew them.
-        rank: of the process that did.
         pictures: uint8.
     """
-    path = _path(run, position, rank)
+    path = _path(run, position)
     try:
         write_atomic(path, zlib.compress(pictures.cpu().contiguous().numpy().tobytes(), 1))
     except OutputError:
@@ -40,12 +39,12 @@ def keep_pairs(run: Path, position: int, rank: int, pictures: Tensor) -> None:
             path.unlink(missing_ok=True)
 
 
-def kept_pairs(run: Path, position: int, rank: int, shape: tuple[int, ...]) -> Tensor | None:
+def kept_pairs(run: Path, position: int, shape: tuple[int, ...]) -> Tensor | None:
     """The pictures, uint8 of this shape on the CPU; None where they are not there or not whole."""
     import torch
 
     try:
-        data = zlib.decompress(_path(run, position, rank).read_bytes())
+        data = zlib.decompress(_path(run, position).read_bytes())
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape)
     except (OSError, zlib.error, RuntimeError, ValueError):
         return None
@@ -56,5 +55,5 @@ def drop_pairs(run: Path) -> None:
     shutil.rmtree(run / PAIRS, ignore_errors=True)
 
 
-def _path(run: Path, position: int, rank: int) -> Path:
-    return run / PAIRS / f"{position:08d}-{rank}"
+def _path(run: Path, position: int) -> Path:
+    return run / PAIRS / f"{position:08d}"
