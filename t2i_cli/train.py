@@ -903,7 +903,7 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
 
 
 def _keeps_pairs(run: _Run) -> bool:
-    """Whether pairs are kept for a resume: CUDA draws them as fast as it reads; of several processes one alone writes."""
+    """Whether pairs are kept for a resume: CUDA draws as fast as it reads; of several processes one alone writes."""
     return run.device.type != "cuda" and distributed.world().size == 1
 
 
