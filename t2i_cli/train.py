@@ -751,6 +751,8 @@ def _make_networks(run: _Run) -> ModelConfig:
     run.learner = Learner(networks, config, run.batches.tokens([""]))
     if loaded is not None:
         run.learner.start_average()
+        # weights that a contrastive stage ended with have encoders that learned and a generator that did not
+        run.learner.warm = loaded.info.metadata.get("t2i.stage") != "contrastive"
     if settings.distill_from is not None:
         _set_flow(run.learner, settings.distill_from)
     if settings.prompts:

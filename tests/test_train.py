@@ -355,6 +355,27 @@ def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path
     assert stages == ["tokenizer", "distill", "adversarial"]
 
 
+@pytest.mark.parametrize("flow", [0.0, 1.0])
+def test_a_game_is_held_to_its_start_only_where_that_can_draw(
+    folder: Path, tmp_path: Path, flow: float
+) -> None:
+    """Weights that a contrastive stage ended with bring a generator that knows nothing."""
+    learned = {"contrastive": 1.0, "flow": flow, "distill": 0.0, "adversarial": 0.0}
+    ends(settings(folder, tmp_path / "a", config={"steps": 4, **learned}))
+    given = tmp_path / "a" / "model.safetensors"
+    game = {
+        "steps": 4,
+        "contrastive": 0.0,
+        "flow": 0.0,
+        "distill": 0.0,
+        "discriminator_head_start": 0.0,
+    }
+    ends(settings(folder, tmp_path / "b", init=given, config=game))
+    rows = [json.loads(row) for row in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
+    terms = {name for row in rows for name in row} & {"anchor_loss", "pattern_loss"}
+    assert terms == ({"anchor_loss", "pattern_loss"} if flow else set())
+
+
 def test_a_model_past_its_flow_goes_on_learning_from_one(folder: Path, tmp_path: Path) -> None:
     flow_only = {"steps": 4, "distill": 0.0, "adversarial": 0.0}
     ends(settings(folder, tmp_path / "a", config=flow_only))
