@@ -68,9 +68,7 @@ class Pairs:
         """Keep pictures, uint8 (b, c, h, w), that were made of a batch's captions before."""
         captions = batch.captions[distributed.share(len(batch.captions))]
         turnable = torch.tensor([not sided(text) for text in captions], device=pictures.device)
-        pictures = (
-            pictures.contiguous()
-        )  # what was kept on a disk and what was just drawn are alike
+        pictures = pictures.contiguous()  # drawn or read from a disk, they are alike
         self._chunks.append(Chunk(position, batch.tokens, batch.mask, pictures, turnable))
 
     def pick(self, random: torch.Generator) -> Chunk:
