@@ -60,6 +60,10 @@ VARIANTS = {
     "gan": Variant({"adversarial": 1.0}, FRESH, init="start"),
     "flow": Variant({"flow": 1.0}, init="start", samplers=SAMPLERS),
     "whole-seed-1": Variant(WHOLE, {"seed": 1}),
+    "fast-game": Variant(WHOLE, {"adversarial_lr": 3e-4, "discriminator_lr": 2.0}),
+    "fast-game-seed-1": Variant(
+        WHOLE, {"adversarial_lr": 3e-4, "discriminator_lr": 2.0, "seed": 1}
+    ),
     "small-batch": Variant(WHOLE, {"batch_size": 32}),
     "slow-game": Variant(WHOLE, {"adversarial_lr": 1e-4, "discriminator_lr": 6.0}),
     "slow-game-small-batch": Variant(
