@@ -47,31 +47,24 @@ class Variant:
 
 
 WHOLE = {"distill": DISTILL, "adversarial": 1 - HALF - DISTILL}
-# a generator that knows nothing has nothing to hold on to, and its discriminator no head start (MODEL: R3GAN's rates)
-FRESH = {
-    "anchor_weight": 0.0,
-    "discriminator_head_start": 0.0,
-    "adversarial_lr": 2e-4,
-    "discriminator_lr": 1.0,
-}
+FRESH = {"discriminator_lr": 1.0}  # beside a generator that knows nothing (MODEL: R3GAN's rates)
+FAST = {
+    "adversarial_lr": 3e-4,
+    "discriminator_lr": 2.0,
+}  # of G alone: D's is the product, the same in all three
+SLOW = {"adversarial_lr": 1e-4, "discriminator_lr": 6.0}
 VARIANTS = {
     "half": Variant({"flow": HALF}, init="start", samplers=()),
     "whole": Variant(WHOLE),
     "gan": Variant({"adversarial": 1.0}, FRESH, init="start"),
     "flow": Variant({"flow": 1.0}, init="start", samplers=SAMPLERS),
     "whole-seed-1": Variant(WHOLE, {"seed": 1}),
-    "fast-game": Variant(WHOLE, {"adversarial_lr": 3e-4, "discriminator_lr": 2.0}),
-    "fast-game-seed-1": Variant(
-        WHOLE, {"adversarial_lr": 3e-4, "discriminator_lr": 2.0, "seed": 1}
-    ),
+    "fast-game": Variant(WHOLE, FAST),
+    "fast-game-seed-1": Variant(WHOLE, {**FAST, "seed": 1}),
+    "slow-game": Variant(WHOLE, SLOW),
     "small-batch": Variant(WHOLE, {"batch_size": 32}),
-    "slow-game": Variant(WHOLE, {"adversarial_lr": 1e-4, "discriminator_lr": 6.0}),
-    "slow-game-small-batch": Variant(
-        WHOLE, {"batch_size": 32, "adversarial_lr": 1e-4, "discriminator_lr": 6.0}
-    ),
-    "fast-game-small-batch": Variant(
-        WHOLE, {"batch_size": 32, "adversarial_lr": 3e-4, "discriminator_lr": 2.0}
-    ),
+    "fast-game-small-batch": Variant(WHOLE, {**FAST, "batch_size": 32}),
+    "slow-game-small-batch": Variant(WHOLE, {**SLOW, "batch_size": 32}),
     "no-pattern": Variant(WHOLE, {"pattern_weight": 0.0}),
     "no-mismatch": Variant(WHOLE, {"mismatch_weight": 0.0}),
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),

@@ -3,7 +3,7 @@
 Both arms begin from the same weights and see the same batches and noise. `flow`: the encoders of MODEL and a fresh
 generator; how far the averaged generator's denoised pictures are from held-out ones, at four noise levels.
 `distill`: MODEL, weights that a flow stage ended with; how far one step is from what the flow draws of held-out
-captions and other noise in ten guided steps, by pixels and as the image encoder sees it. One thread, process CPU
+captions and other noise in many guided steps, by pixels and as the image encoder sees it. One thread, process CPU
 time; one JSON object a row.
 """
 
@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +62,7 @@ def main() -> None:
 
 def learner_of(arm: str, asked: argparse.Namespace) -> tuple[Learner, Batches, Batch]:
     """A learner that begins where the arm shall, batches of the training split, and one batch of the held-out one."""
-    start = checkpoint.load_model(asked.model)
+    start = checkpoint.load_model(checkpoint.resolve_model(asked.model))
     config = start.config
     torch.manual_seed(0)
     networks = build(config, discriminator=True)
@@ -74,17 +73,17 @@ def learner_of(arm: str, asked: argparse.Namespace) -> tuple[Learner, Batches, B
     networks.text_encoder.requires_grad_(requires_grad=False)
     networks.image_encoder.requires_grad_(requires_grad=False)
     pictures = data.load(asked.data, config.resolution)
-    splits = np.asarray(pictures.splits)
+    learned, others = pictures.split()
     options: dict[str, Any] = {
         "context_length": config.text.context_length,
         "seed": 0,
         "device": torch.device("cpu"),
     }
     tokenizer = Tokenizer(start.tokenizer)
-    held_out = Batches(pictures, np.flatnonzero(splits == "val_style"), tokenizer, **options)
+    held_out = Batches(pictures, others, tokenizer, **options)
     batches = Batches(
         pictures,
-        np.flatnonzero(splits == "train"),
+        learned,
         tokenizer,
         recolour=0.5,
         mirror=0.5,

@@ -290,9 +290,8 @@ def _resolved(settings: TrainSettings, device: torch.device) -> TrainConfig:
     config, init, flow = settings.config, settings.init, settings.distill_from
     if flow is not None:
         _check_flow(flow, config, init)
-    many_steps_first = config.flow > 0 or any(
-        weights is not None and _is_flow(weights) for weights in (init, flow)
-    )
+    of_init = init is not None and _is_flow(init)
+    many_steps_first = config.flow > 0 or flow is not None or of_init
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
@@ -905,7 +904,7 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
 
 
 def _keeps_pairs(run: _Run) -> bool:
-    """Whether pairs are kept for a resume: CUDA draws as fast as it reads; of several processes one alone writes."""
+    """Whether pairs are kept for a resume: on CUDA drawing waits for no disk; of several processes one alone writes."""
     return run.device.type != "cuda" and distributed.world().size == 1
 
 
@@ -939,8 +938,9 @@ def _stage(run: _Run) -> Iterator[Event]:
         at.step, at.stage_step = at.step + 1, at.stage_step + 1
         run.tick()
         at.images, at.images_before = run.learner.images, run.learner.images_before
-        if run.learner.pairs.positions != at.pairs:
-            at.pairs = run.learner.pairs.positions
+        positions = run.learner.pairs.positions
+        if positions != at.pairs:
+            at.pairs = positions
             _keep_newest_pairs(run)
         run.speed = [*run.speed[-49:], (taken, size)]
         for name, value in distributed.mean(result.figures).items():

@@ -7,12 +7,11 @@ minutes are lost with them.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2i_cli.checkpoint.files import write_atomic
+from t2i_cli.checkpoint.files import remove, write_atomic
 from t2i_cli.errors import OutputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def keep_pairs(run: Path, position: int, pictures: Tensor) -> None:
     """
     path = _path(run, position)
     try:
-        write_atomic(path, zlib.compress(pictures.cpu().contiguous().numpy().tobytes(), 1))
+        write_atomic(path, zlib.compress(pictures.cpu().numpy().tobytes(), 1))
     except OutputError:
         with contextlib.suppress(OSError):  # an older one would pass for these
             path.unlink(missing_ok=True)
@@ -52,7 +51,7 @@ def kept_pairs(run: Path, position: int, shape: tuple[int, ...]) -> Tensor | Non
 
 def drop_pairs(run: Path) -> None:
     """Remove all pictures that are kept."""
-    shutil.rmtree(run / PAIRS, ignore_errors=True)
+    remove(run / PAIRS)
 
 
 def _path(run: Path, position: int) -> Path:

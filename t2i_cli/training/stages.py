@@ -267,9 +267,8 @@ class Learner:
         """
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         target, turnable = chunk.images(), chunk.turnable
-        if (
-            half is not None and len(turnable) > 1
-        ):  # of several processes each has every second of its rows
+        # of several processes each has every second of its rows
+        if half is not None and len(turnable) > 1:
             some = slice(half, None, 2)
             text, noise, target, turnable = text[some], noise[some], target[some], turnable[some]
         # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
