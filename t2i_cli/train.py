@@ -292,6 +292,11 @@ def _resolved(settings: TrainSettings, device: torch.device) -> TrainConfig:
         _check_flow(flow, config, init)
     of_init = init is not None and _is_flow(init)
     many_steps_first = config.flow > 0 or flow is not None or of_init
+    if not (many_steps_first or config.contrastive or config.adversarial):
+        raise UsageError(
+            "there is no flow to distill: this run trains none, and --init is none",
+            "give --distill-from the weights of a run with --set distill=0 --set adversarial=0",
+        )
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
         config,
@@ -882,7 +887,8 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
     pairs, size = run.learner.pairs, run.batch_size()
     pairs.keep(run.at.pairs)
     missing = run.at.pairs[len(pairs) :]
-    if run.at.stage not in ("distill", "adversarial"):
+    ended = run.at.stage == run.stages[-1] and run.stage_progress() >= 1.0
+    if run.at.stage not in ("distill", "adversarial") or ended:
         return
     told = False
     for index, position in enumerate(missing):

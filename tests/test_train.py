@@ -410,6 +410,7 @@ def test_a_flow_to_distill_has_to_be_one_that_fits(folder: Path, tmp_path: Path)
             "init": given, "distill_from": flow, "config": {**rest, "contrastive": 0.1}
         },
         "distills nothing": {"init": given, "distill_from": flow, "config": {**rest, "distill": 0.0}},
+        "no flow to distill": {"init": given, "config": {**rest, "distill": 1.0, "adversarial": 0.0}},
         "not that of --init": {"init": given, "distill_from": other, "config": rest},
     }.items():  # fmt: skip
         with pytest.raises(UsageError, match=told):
@@ -442,6 +443,15 @@ def test_a_run_stopped_while_it_distills_has_its_pairs_again(
     pictures = {"nothing": [], "one damaged": [8], "all": [12]}[lost]
     assert again == [f"drawing up to {n} pictures again to learn from" for n in pictures]
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+
+
+def test_a_run_that_has_ended_draws_no_pairs_again(folder: Path, tmp_path: Path) -> None:
+    config = {"steps": 4, "contrastive": 0.0, "flow": 0.25, "distill": 0.75, "adversarial": 0.0}
+    ends(settings(folder, tmp_path / "run", config=config))
+    before = bytes_of(tmp_path / "run")
+    told = ends(settings(folder, tmp_path / "run", resume=True, config=config))
+    assert not any("again" in event.text for event in told if isinstance(event, events.Message))
+    assert bytes_of(tmp_path / "run") == before
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
