@@ -65,6 +65,7 @@ VARIANTS = {
     "small-batch": Variant(WHOLE, {"batch_size": 32}),
     "fast-game-small-batch": Variant(WHOLE, {**FAST, "batch_size": 32}),
     "slow-game-small-batch": Variant(WHOLE, {**SLOW, "batch_size": 32}),
+    "no-spread": Variant(WHOLE, {"spread_weight": 0.0}),
     "no-pattern": Variant(WHOLE, {"pattern_weight": 0.0}),
     "no-mismatch": Variant(WHOLE, {"mismatch_weight": 0.0}),
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),

@@ -292,6 +292,7 @@ class TrainConfig:
     anchor_weight: float = (
         1.0  # of the flow's pictures in G's loss; without pairs: of its start, falling to 0.005
     )
+    spread_weight: float = 5.0  # in that, of two pictures of a caption differing as the flow's do
     ema: bool = True
     # what D and E see
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
@@ -316,7 +317,7 @@ class TrainConfig:
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
             "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
             "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "penalty_every": (1, 1000),
-            "anchor_weight": (0, 1e3),
+            "anchor_weight": (0, 1e3), "spread_weight": (0, 1e3),
             "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "slips": (0, 1),
             "val": (0, 0.5), "save_every": (0, 1e9),
             "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),

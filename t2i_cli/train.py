@@ -895,7 +895,7 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
         batch = run.batches.get("distill", position, size)
         kept = None
         if _keeps_pairs(run):
-            kept = checkpoint.kept_pairs(run.out, position, tuple(batch.images.shape))
+            kept = checkpoint.kept_pairs(run.out, position, batch.tokens, tuple(batch.images.shape))
         if kept is not None:
             pairs.put(position, batch, kept.to(run.device))
         else:
@@ -917,7 +917,7 @@ def _keeps_pairs(run: _Run) -> bool:
 def _keep_newest_pairs(run: _Run) -> None:
     if _keeps_pairs(run):
         chunk = run.learner.pairs.newest
-        checkpoint.keep_pairs(run.out, chunk.position, chunk.pictures)
+        checkpoint.keep_pairs(run.out, chunk.position, chunk.tokens, chunk.pictures)
 
 
 def _end(run: _Run, stop: StopRequest) -> NoReturn:

@@ -147,7 +147,7 @@ def steps_of_each_stage(folder: Path, form: str) -> dict[str, Any]:
             learner.begin(stage)
             for step in range(2):
                 before = _flat(learner, stage)
-                result = learner.step(stage, batches.get(stage, step, 8), step, 0.3 + step / 10)
+                result = learner.step(stage, batches.get(stage, step, 16), step, 0.3 + step / 10)
                 assert not result.skipped
                 row = {key: float(value) for key, value in distributed.mean(result.figures).items()}
                 figures.setdefault(stage, []).append(row)
@@ -242,7 +242,7 @@ def trained(
     micro()
     rank = distributed.launched().rank
     options = {
-        "resolution": 32, "vocab_size": 300, "time": 0.0, "steps": STEPS, "batch_size": 4, "contrastive_batch_size": 8,
+        "resolution": 32, "vocab_size": 300, "time": 0.0, "steps": STEPS, "batch_size": 8, "contrastive_batch_size": 8,
         "precision": "fp32",
     } | {k: v for k, v in SETTINGS.items() if k not in ("batch_size", "augment", "mirror")} | more  # fmt: skip
     settings = TrainSettings(

@@ -1,7 +1,7 @@
 """The flow's pictures that a run learns from, kept beside its state: what is missing or damaged is drawn again.
 
-``pairs/POSITION``: the pixels that one step drew, compressed. They follow from the state, so only
-minutes are lost with them.
+``pairs/POSITION-TEXT``: the pixels that one step drew, compressed, and a checksum of the texts that they are of. They
+follow from the state, so only minutes are lost with them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ __all__ = ["drop_pairs", "keep_pairs", "kept_pairs"]
 PAIRS = "pairs"
 
 
-def keep_pairs(run: Path, position: int, pictures: Tensor) -> None:
+def keep_pairs(run: Path, position: int, tokens: Tensor, pictures: Tensor) -> None:
     """Keep pictures, uint8 on any device; where the disk does not take them, nothing of that name is there.
 
     Args:
         run: the run folder.
         position: number of the step that drew them.
+        tokens: of their texts.
         pictures: uint8.
     """
-    path = _path(run, position)
+    path = _path(run, position, tokens)
     try:
         write_atomic(path, zlib.compress(pictures.cpu().numpy().tobytes(), 1))
     except OutputError:
@@ -38,12 +39,12 @@ def keep_pairs(run: Path, position: int, pictures: Tensor) -> None:
             path.unlink(missing_ok=True)
 
 
-def kept_pairs(run: Path, position: int, shape: tuple[int, ...]) -> Tensor | None:
-    """The pictures, uint8 of this shape on the CPU; None where they are not there or not whole."""
+def kept_pairs(run: Path, position: int, tokens: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """The pictures, uint8 of this shape on the CPU; None where they are not there, not whole, or of other texts."""
     import torch
 
     try:
-        data = zlib.decompress(_path(run, position).read_bytes())
+        data = zlib.decompress(_path(run, position, tokens).read_bytes())
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape)
     except (OSError, zlib.error, RuntimeError, ValueError):
         return None
@@ -54,5 +55,6 @@ def drop_pairs(run: Path) -> None:
     remove(run / PAIRS)
 
 
-def _path(run: Path, position: int) -> Path:
-    return run / PAIRS / f"{position:08d}"
+def _path(run: Path, position: int, tokens: Tensor) -> Path:
+    text = zlib.crc32(tokens.cpu().numpy().tobytes())
+    return run / PAIRS / f"{position:08d}-{text:08x}"

@@ -136,14 +136,17 @@ class Batches:
         return len(self.indices)
 
     def get(self, stage: str, step: int, size: int) -> Batch:
-        """The step-th batch of a stage, `size` pictures; of several processes each gets its rows of it."""
+        """The step-th batch of a stage, `size` pictures; of several processes each gets its rows of it.
+
+        In the distill stage two rows each have one caption, whose noise differs (`losses.spread_loss`).
+        """
         rows = self.indices[
             batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)
         ]
         random = np.random.Generator(
             np.random.Philox(key=seed_for(self.seed, stage, "batch", step))
         )
-        batch = self.of(rows, random, distributed.share(len(rows)))
+        batch = self.of(rows, random, distributed.share(len(rows)), twice=stage == "distill")
         if stage == "contrastive" and self.lessons is not None:
             return dataclasses.replace(
                 batch, lesson=self._lesson(self.lessons, batch.captions, random)
@@ -160,11 +163,14 @@ class Batches:
         rows: np.ndarray,
         random: np.random.Generator | None = None,
         mine: slice = slice(None),
+        *,
+        twice: bool = False,
     ) -> Batch:
         """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are.
 
         The captions hang on all pixels (only what was really recoloured is called so), so every process reads the
         whole batch's, which costs little beside a step, and goes on with the pictures of its rows, `mine`.
+        With `twice` every second row has the caption of the row before it, whatever its own picture shows.
         """
         pixels = self._pixels(rows)
         if random is None:
@@ -208,6 +214,9 @@ class Batches:
         ]
         slips = random.random(len(rows)) < self._slips
         read = [slip(text, random) if on else text for text, on in zip(chosen, slips, strict=True)]
+        if twice:
+            for texts in (chosen, read):
+                texts[1::2] = texts[: len(texts) - len(texts) % 2 : 2]
         return self._batch(
             mirror(to_images(pixels[mine]), torch.tensor(flips[mine], device=self._device)),
             chosen,

@@ -23,6 +23,7 @@ __all__ = [
     "relation_loss",
     "relativistic_d_loss",
     "relativistic_g_loss",
+    "spread_loss",
     "squared_distance_loss",
 ]
 
@@ -143,14 +144,40 @@ def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor
         target: likewise, of what it should be.
     """
     return torch.stack(
+        [_apart(mine, theirs).mean() for mine, theirs in zip(drawn, target, strict=True)]
+    ).sum()
+
+
+def spread_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """How far the distances between pictures of one caption are from what they should be: summed over levels.
+
+    A network that is taught a mean draws what lies between the pictures that it was shown, so what it draws of two
+    noises is too much alike. Here the distance of two (`perceptual_loss`) is taught itself, by its squared error:
+    relational distillation by distance (Park et al. 2019, equation 5).
+
+    Args:
+        drawn: of each level, the feature maps (b, c, h, w) of what was drawn; two rows each have one caption, and the
+            last one is alone where b is odd.
+        target: likewise, of what it should be.
+    """
+    return torch.stack(
         [
-            (F.normalize(mine.float(), dim=1) - F.normalize(theirs.float(), dim=1))
-            .square()
-            .sum(dim=1)
-            .mean()
+            (_of_twos(mine) - _of_twos(theirs)).square().mean()
             for mine, theirs in zip(drawn, target, strict=True)
         ]
     ).sum()
+
+
+def _of_twos(maps: Tensor) -> Tensor:
+    """`_apart` of rows 0 and 1, 2 and 3, ...: (b // 2,)."""
+    first, second = maps[: len(maps) // 2 * 2].unflatten(0, (-1, 2)).unbind(1)
+    return _apart(first, second)
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over cells of the squared distance of feature maps (b, c, h, w), each cell's of unit norm: (b,)."""
+    unit = F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)
+    return unit.square().sum(dim=1).mean((1, 2))
 
 
 def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -263,28 +263,37 @@ class Learner:
         Args:
             chunk: of pairs.
             random: of the step.
-            half: 0 or 1: every second of them alone, from the first or the second on.
+            half: in the game, 0 or 1: every second two of them alone, from the first or the second two on, and how far
+                two of one caption are apart too.
         """
+        config, encoder = self.config, self.networks.image_encoder
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         target, turnable = chunk.images(), chunk.turnable
-        # of several processes each has every second of its rows
-        if half is not None and len(turnable) > 1:
-            some = slice(half, None, 2)
+        # two of one caption stay together, and of several processes each has half of its rows
+        if half is not None and len(turnable) > 2:
+            rows = [row for row in range(len(turnable)) if row // 2 % 2 == half]
+            some = torch.tensor(rows, device=turnable.device)
             text, noise, target, turnable = text[some], noise[some], target[some], turnable[some]
         # the flow saw pictures mirrored, so the mirrored noise leads it to the mirrored picture: a second pair for free
-        flips = distributed.uniform(random, len(turnable)) < self.config.mirror
+        flips = distributed.uniform(random, len(turnable)) < config.mirror
         noise, target = (mirror(x, flips & turnable) for x in (noise, target))
         drawn = one_step(self.networks.generator, noise, text)
         pixels = whole = losses.distill_loss(drawn, target)
         figures: dict[str, Tensor | float] = {"distill_loss": pixels.detach()}
-        if self.config.distill_perceptual:
-            encoder = self.networks.image_encoder
-            with torch.no_grad():
-                wanted = encoder.feature_maps(target)
-            found = encoder.feature_maps(drawn)
+        spread_weight = 0.0 if half is None else config.spread_weight
+        if not (config.distill_perceptual or spread_weight):
+            return whole, figures
+        with torch.no_grad():
+            wanted = encoder.feature_maps(target)
+        found = encoder.feature_maps(drawn)
+        if config.distill_perceptual:
             perceptual = losses.perceptual_loss(found, wanted)
-            whole = whole + self.config.distill_perceptual * perceptual
+            whole = whole + config.distill_perceptual * perceptual
             figures["perceptual_loss"] = perceptual.detach()
+        if spread_weight and len(drawn) > 1:
+            spread = losses.spread_loss(found, wanted)
+            whole = whole + spread_weight * spread
+            figures["spread_loss"] = spread.detach()
         return whole, figures
 
     @torch.no_grad()

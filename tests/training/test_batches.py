@@ -33,6 +33,18 @@ def test_a_batch_is_told_by_its_position() -> None:
     assert one.get("flow", 0, 6).captions != one.get("contrastive", 0, 6).captions
 
 
+def test_two_rows_each_have_one_caption_to_distill_and_no_other_stage() -> None:
+    source = batches(recolour=0.5, slips=0.5)
+    for size in (6, 7):
+        batch = source.get("distill", 1, size)
+        assert batch.captions[1::2] == batch.captions[: size // 2 * 2 : 2]
+        assert torch.equal(batch.text[1::2], batch.text[: size // 2 * 2 : 2])
+        assert torch.equal(batch.tokens[1::2], batch.tokens[: size // 2 * 2 : 2])
+        assert len(set(batch.captions)) > size // 4
+    flow = source.get("flow", 1, 6)
+    assert flow.captions[1::2] != flow.captions[::2]
+
+
 def test_every_picture_comes_once_an_epoch() -> None:
     source = batches()
     drawn = [caption for step in range(4) for caption in source.get("flow", step, 4).captions]

@@ -72,6 +72,27 @@ def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
     assert float(losses.perceptual_loss(levels[0], brighter)) == pytest.approx(0, abs=1e-9)
 
 
+def test_spread_loss_asks_of_twos_how_far_they_are_apart() -> None:
+    mine = [RNG.normal(size=(5, 4, 2, 2)), RNG.normal(size=(5, 3, 1, 1))]
+    theirs = [RNG.normal(size=level.shape) for level in mine]
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = (x / np.linalg.norm(x, axis=0) for x in (a, b))
+        return float(((a - b) ** 2).sum(0).mean())
+
+    expected = 0.0
+    for a, b in zip(mine, theirs, strict=True):  # the fifth has no other
+        errors = [apart(a[i], a[i + 1]) - apart(b[i], b[i + 1]) for i in (0, 2)]
+        expected += np.mean(np.square(errors))
+    levels = [[torch.tensor(level) for level in group] for group in (mine, theirs)]
+    assert float(losses.spread_loss(*levels)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.spread_loss(levels[0], levels[0])) == 0
+    alike = [level[:1].expand(4, -1, -1, -1).clone().requires_grad_() for level in levels[0]]
+    moved = [level + 0.01 * torch.randn_like(level) for level in alike]
+    losses.spread_loss(moved, [level[:4] for level in levels[1]]).backward()
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in alike)
+
+
 def test_pattern_loss_sees_what_repeats_from_cell_to_cell() -> None:
     drawn, real = RNG.normal(size=(3, 2, 16, 8)), RNG.normal(size=(5, 2, 16, 8))
 

@@ -155,10 +155,35 @@ def test_the_game_is_held_to_what_the_flow_drew() -> None:
         for a, b in zip(mine.parameters(), start.parameters(), strict=True):
             assert torch.equal(a, b)
     figures = learner.step("adversarial", batch, 5, 0.5).figures
-    assert {"distill_loss", "g_loss"} <= set(figures)
+    assert {"distill_loss", "spread_loss", "g_loss"} <= set(figures)
     assert "anchor_loss" not in figures
     learner.pairs.keep([])  # a game that no distill stage came before: it is held to its start
     assert "anchor_loss" in learner.step("adversarial", batch, 6, 0.5).figures
+
+
+def test_the_game_gives_pictures_of_one_caption_the_spread_of_the_flows() -> None:
+    """Of two noises of a caption G makes pictures that are nearer to being as far apart as they should be."""
+    off: list[float] = []
+    for weight in (0.0, 20.0):
+        config = TrainConfig(
+            **{**PLAIN, "anchor_weight": 1.0, "spread_weight": weight, "pattern_weight": 0.0},
+            distill_steps=2, distill_pairs=16, discriminator_head_start=0.0,
+        )  # fmt: skip
+        learner, batches = toy_learner(config)
+        batch = batches.get("distill", 0, 16)
+        run(learner, batch, "flow", 20)
+        run(learner, batch, "distill", 3)
+        run(learner, batch, "adversarial", 25)
+        chunk, encoder = learner.pairs.newest, learner.networks.image_encoder
+        text, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
+        with torch.no_grad():
+            maps = [
+                encoder.feature_maps(images)
+                for images in (one_step(learner.networks.generator, noise, text), chunk.images())
+            ]
+            off.append(float(losses.spread_loss(*maps)))
+    without, with_ = off
+    assert with_ < 0.7 * without
 
 
 def test_a_teacher_that_is_not_finite_teaches_nothing() -> None:
