@@ -38,5 +38,5 @@ train -o "$run-tiny" --size tiny --time "$((minutes * 24))s" \
     --set contrastive=0.25 --set flow=0.75 --set distill=0 --set adversarial=0 "$@"
 train -o "$run" --size small --init "$run-tiny/model.safetensors" --time "$((minutes * 36))s" \
     --set contrastive=0.04 --set flow=0.51 --set distill=0.2 --set adversarial=0.25 \
-    --set distill_guidance=1.75 --set distill_pairs=16384 "$@"
+    --set distill_guidance=1.75 --set distill_pairs=16384 --set adversarial_lr=1e-4 --set discriminator_lr=6 "$@"
 python "$here/release.py" "$run" "$data"
