@@ -292,7 +292,7 @@ class TrainConfig:
     anchor_weight: float = (
         1.0  # of the flow's pictures in G's loss; without pairs: of its start, falling to 0.005
     )
-    spread_weight: float = 5.0  # in that, of two pictures of a caption differing as the flow's do
+    spread_weight: float = 5.0  # times anchor_weight: of how far apart two of a caption are
     ema: bool = True
     # what D and E see
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D

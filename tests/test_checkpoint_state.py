@@ -239,3 +239,17 @@ def test_kills_at_random_lose_at_most_one_save_and_leave_no_orphan(in_memory: Pa
     told = run_faults("random", in_memory, 12, 11)
     assert told["failures"] == []
     assert told["last step"] > 2
+
+
+def test_kept_pairs_are_those_of_their_texts_and_shape_alone(tmp_path: Path):
+    pictures = torch.randint(0, 256, (2, 4, 8, 8), dtype=torch.uint8)
+    tokens = torch.tensor([[1, 5, 2], [1, 7, 2]])
+    checkpoint.keep_pairs(tmp_path, 3, tokens, pictures)
+    kept = checkpoint.kept_pairs(tmp_path, 3, tokens, (2, 4, 8, 8))
+    assert kept is not None
+    assert torch.equal(kept, pictures)
+    assert checkpoint.kept_pairs(tmp_path, 4, tokens, (2, 4, 8, 8)) is None
+    assert checkpoint.kept_pairs(tmp_path, 3, tokens[:, :2], (2, 4, 8, 8)) is None
+    assert checkpoint.kept_pairs(tmp_path, 3, tokens, (3, 4, 8, 8)) is None
+    checkpoint.drop_pairs(tmp_path)
+    assert checkpoint.kept_pairs(tmp_path, 3, tokens, (2, 4, 8, 8)) is None
