@@ -294,8 +294,8 @@ def _resolved(settings: TrainSettings, device: torch.device) -> TrainConfig:
     many_steps_first = config.flow > 0 or flow is not None or of_init
     if not (many_steps_first or config.contrastive or config.adversarial):
         raise UsageError(
-            "there is no flow to distill: this run trains none, and --init is none",
-            "give --distill-from the weights of a run with --set distill=0 --set adversarial=0",
+            "there is no flow to distill: this run trains none and starts from none",
+            "give --init the weights of a flow stage, or --distill-from beside a distilled --init",
         )
     batch_size = config.batch_size or (256 if device.type == "cuda" else 64)
     return dataclasses.replace(
