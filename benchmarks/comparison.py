@@ -71,6 +71,7 @@ VARIANTS = {
     "less-guidance": Variant(WHOLE, {"distill_guidance": 1.75}),
     "no-spread": Variant(WHOLE, {"spread_weight": 0.0}),
     "no-pattern": Variant(WHOLE, {"pattern_weight": 0.0}),
+    "no-edge": Variant(WHOLE, {"edge_weight": 0.0}),
     "no-mismatch": Variant(WHOLE, {"mismatch_weight": 0.0}),
     "no-contrastive": Variant(WHOLE, {"alignment_weight": 0.0, "discriminator_alignment_weight": 0.0}),
     "no-augment": Variant(WHOLE, {"augment": 0.0}),

@@ -278,6 +278,7 @@ class TrainConfig:
     alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
     alignment_weight: float = 0.05  # of the generator's image-text term
     pattern_weight: float = 0.3  # of G's term against patterns of the size of its cells
+    edge_weight: float = 1.0  # of G's term for edges as few and as strong as in real pictures
     mismatch_weight: float = 0.5  # of the mismatched-caption term of D
     discriminator_steps: int = 1  # D steps a G step
     discriminator_head_start: float = (
@@ -289,10 +290,9 @@ class TrainConfig:
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
     penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
     r2: bool = True  # the penalty on generated pictures
-    anchor_weight: float = (
-        1.0  # of the flow's pictures in G's loss; without pairs: of its start, falling to 0.005
-    )
-    spread_weight: float = 5.0  # times anchor_weight: of how far apart two of a caption are
+    pairs_weight: float = 8.0  # of G's term that holds it to the pictures that the flow drew
+    spread_weight: float = 5.0  # of how far apart two pictures of a caption are to be: as the flow's
+    anchor_weight: float = 1.0  # a game without pairs is held to its start so, in the end by 0.005
     ema: bool = True
     # what D and E see
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
@@ -311,13 +311,13 @@ class TrainConfig:
         bounds: dict[str, tuple[float, float]] = {
             "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "distill": (0, 1),
             "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
-            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3),
+            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3), "edge_weight": (0, 1e3),
             "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
             "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
             "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "penalty_every": (1, 1000),
-            "anchor_weight": (0, 1e3), "spread_weight": (0, 1e3),
+            "pairs_weight": (0, 1e3), "anchor_weight": (0, 1e3), "spread_weight": (0, 1e3),
             "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "slips": (0, 1),
             "val": (0, 0.5), "save_every": (0, 1e9),
             "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),

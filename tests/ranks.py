@@ -37,7 +37,7 @@ STEPS = 8
 # small steps: what rounding does to one is not to grow into a difference
 SETTINGS: dict[str, Any] = {
     "batch_size": 4, "augment": 0.5, "mirror": 0.5, "adversarial_lr": 2e-4, "discriminator_lr": 1.0,
-    "alignment_weight": 0.2, "anchor_weight": 0.2,
+    "alignment_weight": 0.2, "anchor_weight": 0.2, "pairs_weight": 0.2, "spread_weight": 1.0,
 }  # fmt: skip
 FORMS: dict[str, dict[str, Any]] = {
     "own": {"ema_images": 200.0},

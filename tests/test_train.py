@@ -372,8 +372,8 @@ def test_a_game_is_held_to_its_start_only_where_that_can_draw(
     }
     ends(settings(folder, tmp_path / "b", init=given, config=game))
     rows = [json.loads(row) for row in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
-    terms = {name for row in rows for name in row} & {"anchor_loss", "pattern_loss"}
-    assert terms == ({"anchor_loss", "pattern_loss"} if flow else set())
+    terms = {name for row in rows for name in row} & {"anchor_loss", "pattern_loss", "edge_loss"}
+    assert terms == ({"anchor_loss", "pattern_loss", "edge_loss"} if flow else set())
 
 
 def test_a_model_past_its_flow_goes_on_learning_from_one(folder: Path, tmp_path: Path) -> None:

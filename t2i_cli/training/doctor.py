@@ -361,7 +361,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "one_picture_per_prompt", _GAN,
         "after half of the stage, pictures of one prompt differ less than 0.05 of what prompts differ",
-        "Every seed gives nearly the same picture: raise anchor_weight or spread_weight, or give the "
+        "Every seed gives nearly the same picture: raise pairs_weight or spread_weight, or give the "
         "flow stage more time.",
         _one_picture,
     ),

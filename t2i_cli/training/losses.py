@@ -11,6 +11,8 @@ from torch import Tensor
 __all__ = [
     "contrastive_loss",
     "distill_loss",
+    "edge_energy",
+    "edge_loss",
     "exact_penalty",
     "finite_penalty",
     "flow_loss",
@@ -27,6 +29,8 @@ __all__ = [
     "squared_distance_loss",
 ]
 
+EDGES = (0.03, 0.1, 0.3, 1.0)  # strengths of an edge in `edge_energy`, in the pictures' own range of -1 to 1
+FAINT_POWER = 0.03  # of waves that are less than a level of 256 high at 64 px: nobody sees them
 SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
 
 
@@ -124,13 +128,47 @@ def pattern_loss(drawn: Tensor, real: Tensor) -> Tensor:
 
     What is unfolded from cells of a few pixels has a pattern of their size, a peak in the spectrum that no real picture
     has (Durall et al. 2020, whose spectral term is of all frequencies). The mean is of logarithms, since a few busy
-    pictures have most of a batch's power, and it is the plain ones where a pattern shows.
+    pictures have most of a batch's power, and it is the plain ones where a pattern shows. Power under `FAINT_POWER` counts
+    for nothing: the logarithm of what nobody sees has a gradient many times that of the whole game.
 
     Args:
         drawn: fp32 (b, frequencies).
         real: fp32 (b, frequencies), of other pictures.
     """
-    return ((drawn + 1e-6).log().mean(0) - (real + 1e-6).log().mean(0)).square().mean()
+    floored = [(power + FAINT_POWER).log().mean(0) for power in (drawn, real)]
+    return (floored[0] - floored[1]).square().mean()
+
+
+def edge_energy(images: Tensor) -> Tensor:
+    """How strongly neighbouring pixels differ, as seen at several strengths of an edge.
+
+    Each value is the mean of log(1 + d^2 / strength^2) over all pairs of neighbours, d^2 being their squared difference
+    summed over channels: for a strength far under an edge's it counts edges, for one far over it the edges' power.
+
+    Args:
+        images: fp32 (b, c, h, w), nominally in [-1, 1]; what lies outside is clipped, as it is when a picture is saved.
+
+    Returns:
+        fp32 (b, strengths).
+    """
+    x = images.float().clamp(-1, 1)
+    steps = [x.diff(dim=axis).square().sum(1).flatten(1) for axis in (2, 3)]
+    squares = torch.cat(steps, dim=1)
+    return torch.stack([torch.log1p(squares / e**2).mean(1) for e in EDGES], dim=1)
+
+
+def edge_loss(drawn: Tensor, real: Tensor) -> Tensor:
+    """Squared difference of the logs of two batches' mean `edge_energy`, summed over strengths.
+
+    Real drawings have few edges, and strong ones; what a network draws has weak ones everywhere: soft outlines, mottled
+    fills. The penalty of small differences that grows like a logarithm, not like a square, is what gives sparse gradients
+    (Levin et al. 2007); here the data says how sparse.
+
+    Args:
+        drawn: fp32 (b, strengths).
+        real: fp32 (b, strengths), of other pictures.
+    """
+    return ((drawn.mean(0) + 1e-4).log() - (real.mean(0) + 1e-4).log()).square().sum()
 
 
 def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:

@@ -258,13 +258,13 @@ class Learner:
     def _apart(
         self, chunk: Chunk, random: torch.Generator, half: int | None = None
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """How far one step is from what the flow made of a chunk's noise, and the parts of that.
+        """How far one step is from what the flow made of a chunk's noise, weighed, and the parts of that.
 
         Args:
             chunk: of pairs.
             random: of the step.
             half: in the game, 0 or 1: every second two of them alone, from the first or the second two on, and how far
-                two of one caption are apart too.
+                two of one caption are apart too, each with its weight; None: in the distill stage.
         """
         config, encoder = self.config, self.networks.image_encoder
         text, noise = self._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
@@ -278,9 +278,12 @@ class Learner:
         flips = distributed.uniform(random, len(turnable)) < config.mirror
         noise, target = (mirror(x, flips & turnable) for x in (noise, target))
         drawn = one_step(self.networks.generator, noise, text)
-        pixels = whole = losses.distill_loss(drawn, target)
+        near, spread_weight = (
+            (1.0, 0.0) if half is None else (config.pairs_weight, config.spread_weight)
+        )
+        pixels = losses.distill_loss(drawn, target)
+        whole = near * pixels
         figures: dict[str, Tensor | float] = {"distill_loss": pixels.detach()}
-        spread_weight = 0.0 if half is None else config.spread_weight
         if not (config.distill_perceptual or spread_weight):
             return whole, figures
         with torch.no_grad():
@@ -288,7 +291,7 @@ class Learner:
         found = encoder.feature_maps(drawn)
         if config.distill_perceptual:
             perceptual = losses.perceptual_loss(found, wanted)
-            whole = whole + config.distill_perceptual * perceptual
+            whole = whole + near * config.distill_perceptual * perceptual
             figures["perceptual_loss"] = perceptual.detach()
         if spread_weight and len(drawn) > 1:
             spread = losses.spread_loss(found, wanted)
@@ -392,18 +395,13 @@ class Learner:
                 )
             loss = loss + weight * alignment
             figures["alignment_loss"] = alignment.detach()
-        # a G from nothing, which has no anchor, has more to learn first
-        if config.pattern_weight and self.anchor is not None:
-            powers = (
-                distributed.gather(losses.pattern_power(images, networks.config.fold))
-                for images in (fake, batch.images)
-            )
-            pattern = losses.pattern_loss(*powers)
-            loss = loss + config.pattern_weight * pattern
-            figures["pattern_loss"] = pattern.detach()
-        if self.pairs and config.anchor_weight:
+        if self.anchor is not None:  # a G from nothing has more to learn first
+            likeness, parts = self._likeness(fake, batch.images)
+            loss = loss + likeness
+            figures |= parts
+        if self.pairs:
             apart, parts = self._apart(self.pairs.pick(random), random, position % 2)
-            loss = loss + config.anchor_weight * apart
+            loss = loss + apart
             figures |= parts
         elif self.anchor is not None and config.anchor_weight:
             pull = 0.005 + (config.anchor_weight - 0.005) * _cosine(own)
@@ -420,6 +418,23 @@ class Learner:
         self._averaged(len(batch.text), ADVERSARIAL_SHARE)
         figures |= {"g_loss": game.detach(), **found}
         return StepResult(figures)
+
+    def _likeness(
+        self, fake: Tensor, real: Tensor
+    ) -> tuple[Tensor | float, dict[str, Tensor | float]]:
+        """How far statistics of drawn pictures are from real ones', weighed, and the parts of that."""
+        config, fold = self.config, self.networks.config.fold
+        whole: Tensor | float = 0.0
+        figures: dict[str, Tensor | float] = {}
+        if config.pattern_weight:
+            powers = (distributed.gather(losses.pattern_power(x, fold)) for x in (fake, real))
+            figures["pattern_loss"] = pattern = losses.pattern_loss(*powers)
+            whole = whole + config.pattern_weight * pattern
+        if config.edge_weight:
+            energies = (distributed.gather(losses.edge_energy(x)) for x in (fake, real))
+            figures["edge_loss"] = edge = losses.edge_loss(*energies)
+            whole = whole + config.edge_weight * edge
+        return whole, {name: torch.as_tensor(value).detach() for name, value in figures.items()}
 
     def _discriminator_turn(
         self,

@@ -111,6 +111,35 @@ def test_pattern_loss_sees_what_repeats_from_cell_to_cell() -> None:
     assert float(loss(b + 1.0, b)) == pytest.approx(0, abs=1e-6)  # brighter, but no pattern
 
 
+def test_edge_loss_tells_soft_outlines_and_mottled_fills_from_drawings() -> None:
+    drawn, real = RNG.normal(size=(3, 2, 8, 6)), RNG.normal(size=(5, 2, 8, 6)) * 0.5
+
+    def mean_energy(images: np.ndarray) -> np.ndarray:
+        x = images.clip(-1, 1)
+        squares = [(np.diff(x, axis=axis) ** 2).sum(1).reshape(len(x), -1) for axis in (2, 3)]
+        log = [np.log(1 + np.concatenate(squares, 1) / e**2).mean() for e in losses.EDGES]
+        return np.log(np.array(log) + 1e-4)
+
+    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return losses.edge_loss(losses.edge_energy(a), losses.edge_energy(b))
+
+    a, b = (torch.tensor(images, dtype=torch.float32) for images in (drawn, real))
+    expected = ((mean_energy(drawn) - mean_energy(real)) ** 2).sum()
+    assert float(loss(a, b)) == pytest.approx(expected, rel=1e-4)
+    square = torch.full((1, 1, 16, 16), -0.5)
+    square[..., 4:12, 4:12] = 0.5
+    mottled = square + 0.05 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    soft = torch.nn.functional.avg_pool2d(square, 3, 1, padding=1, count_include_pad=False)
+    moved = square.roll((2, 1), (2, 3))
+    assert float(loss(moved, square)) == pytest.approx(0, abs=1e-6)  # only elsewhere
+    assert min(loss(mottled, square), loss(soft, square)) > 0.5
+    x = mottled.clone().requires_grad_()
+    for _ in range(200):  # what goes down it has the fills of the drawing, and its edges still
+        (step,) = torch.autograd.grad(loss(x, square), x)
+        x = (x - 0.02 * step / step.abs().max()).detach().requires_grad_()
+    assert (x - square).abs().mean() < 0.5 * (mottled - square).abs().mean()
+
+
 def test_adversarial_losses_against_their_formulas() -> None:
     real, fake, other = (RNG.normal(size=32) * 3 for _ in range(3))
     r, f, o = torch.tensor(real), torch.tensor(fake), torch.tensor(other)

@@ -142,7 +142,7 @@ def test_pairs_are_drawn_again_from_their_positions_alone() -> None:
 
 def test_the_game_is_held_to_what_the_flow_drew() -> None:
     config = TrainConfig(
-        **{**PLAIN, "anchor_weight": 1.0}, distill_steps=2, discriminator_head_start=0.0
+        **PLAIN, distill_steps=2, discriminator_head_start=0.0
     )
     learner, batches = toy_learner(config)
     batch = one_batch(batches)
@@ -161,12 +161,14 @@ def test_the_game_is_held_to_what_the_flow_drew() -> None:
     assert "anchor_loss" in learner.step("adversarial", batch, 6, 0.5).figures
 
 
-def test_the_game_gives_pictures_of_one_caption_the_spread_of_the_flows() -> None:
-    """Of two noises of a caption G makes pictures that are nearer to being as far apart as they should be."""
+@pytest.mark.parametrize("setting", ["pairs_weight", "spread_weight"])
+def test_the_game_keeps_to_the_pairs_and_to_their_spread(setting: str) -> None:
+    """What G makes of the pairs' noises is nearer to the flow's pictures, or to being as far apart as they are."""
     off: list[float] = []
     for weight in (0.0, 20.0):
+        weights = {"pattern_weight": 0.0, "edge_weight": 0.0, "pairs_weight": 0.0, "spread_weight": 0.0}
         config = TrainConfig(
-            **{**PLAIN, "anchor_weight": 1.0, "spread_weight": weight, "pattern_weight": 0.0},
+            **PLAIN, **{**weights, setting: weight},
             distill_steps=2, distill_pairs=16, discriminator_head_start=0.0,
         )  # fmt: skip
         learner, batches = toy_learner(config)
@@ -177,11 +179,11 @@ def test_the_game_gives_pictures_of_one_caption_the_spread_of_the_flows() -> Non
         chunk, encoder = learner.pairs.newest, learner.networks.image_encoder
         text, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
         with torch.no_grad():
-            maps = [
-                encoder.feature_maps(images)
-                for images in (one_step(learner.networks.generator, noise, text), chunk.images())
-            ]
-            off.append(float(losses.spread_loss(*maps)))
+            drawn = one_step(learner.networks.generator, noise, text)
+            maps = [encoder.feature_maps(images) for images in (drawn, chunk.images())]
+            spread = losses.spread_loss(*maps)
+            pixels = losses.distill_loss(drawn, chunk.images())
+            off.append(float(spread if setting == "spread_weight" else pixels))
     without, with_ = off
     assert with_ < 0.7 * without
 
