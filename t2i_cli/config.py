@@ -291,7 +291,9 @@ class TrainConfig:
     penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
     r2: bool = True  # the penalty on generated pictures
     pairs_weight: float = 8.0  # of G's term that holds it to the pictures that the flow drew
-    spread_weight: float = 5.0  # of how far apart two pictures of a caption are to be: as the flow's
+    spread_weight: float = (
+        5.0  # of how far apart two pictures of a caption are to be: as the flow's
+    )
     anchor_weight: float = 1.0  # a game without pairs is held to its start so, in the end by 0.005
     ema: bool = True
     # what D and E see
@@ -311,7 +313,8 @@ class TrainConfig:
         bounds: dict[str, tuple[float, float]] = {
             "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "distill": (0, 1),
             "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
-            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3), "edge_weight": (0, 1e3),
+            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3),
+            "edge_weight": (0, 1e3),
             "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),

@@ -29,7 +29,12 @@ __all__ = [
     "squared_distance_loss",
 ]
 
-EDGES = (0.03, 0.1, 0.3, 1.0)  # strengths of an edge in `edge_energy`, in the pictures' own range of -1 to 1
+EDGES = (
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+)  # strengths of an edge in `edge_energy`, in the pictures' own range of -1 to 1
 FAINT_POWER = 0.03  # of waves that are less than a level of 256 high at 64 px: nobody sees them
 SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
 
@@ -128,8 +133,8 @@ def pattern_loss(drawn: Tensor, real: Tensor) -> Tensor:
 
     What is unfolded from cells of a few pixels has a pattern of their size, a peak in the spectrum that no real picture
     has (Durall et al. 2020, whose spectral term is of all frequencies). The mean is of logarithms, since a few busy
-    pictures have most of a batch's power, and it is the plain ones where a pattern shows. Power under `FAINT_POWER` counts
-    for nothing: the logarithm of what nobody sees has a gradient many times that of the whole game.
+    pictures have most of a batch's power, and it is the plain ones where a pattern shows. Power under `FAINT_POWER`
+    counts for nothing: the logarithm of what nobody sees has a gradient many times that of the whole game.
 
     Args:
         drawn: fp32 (b, frequencies).
@@ -161,8 +166,8 @@ def edge_loss(drawn: Tensor, real: Tensor) -> Tensor:
     """Squared difference of the logs of two batches' mean `edge_energy`, summed over strengths.
 
     Real drawings have few edges, and strong ones; what a network draws has weak ones everywhere: soft outlines, mottled
-    fills. The penalty of small differences that grows like a logarithm, not like a square, is what gives sparse gradients
-    (Levin et al. 2007); here the data says how sparse.
+    fills. The penalty of small differences that grows like a logarithm, not like a square, is what gives sparse
+    gradients (Levin et al. 2007); here the data says how sparse.
 
     Args:
         drawn: fp32 (b, strengths).

@@ -98,7 +98,7 @@ def test_pattern_loss_sees_what_repeats_from_cell_to_cell() -> None:
 
     def log_power(images: np.ndarray) -> np.ndarray:
         power = (np.abs(np.fft.fft2(images, norm="ortho")) ** 2).mean(1)[:, ::4][:, :, [0, 2, 4]]
-        return np.log(power.reshape(len(images), -1)[:, 1:] + 1e-6).mean(0)
+        return np.log(power.reshape(len(images), -1)[:, 1:] + losses.FAINT_POWER).mean(0)
 
     def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return losses.pattern_loss(losses.pattern_power(a, 4), losses.pattern_power(b, 4))

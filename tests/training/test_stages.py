@@ -141,9 +141,7 @@ def test_pairs_are_drawn_again_from_their_positions_alone() -> None:
 
 
 def test_the_game_is_held_to_what_the_flow_drew() -> None:
-    config = TrainConfig(
-        **PLAIN, distill_steps=2, discriminator_head_start=0.0
-    )
+    config = TrainConfig(**PLAIN, distill_steps=2, discriminator_head_start=0.0)
     learner, batches = toy_learner(config)
     batch = one_batch(batches)
     run(learner, batch, "flow", 3)
@@ -166,7 +164,12 @@ def test_the_game_keeps_to_the_pairs_and_to_their_spread(setting: str) -> None:
     """What G makes of the pairs' noises is nearer to the flow's pictures, or to being as far apart as they are."""
     off: list[float] = []
     for weight in (0.0, 20.0):
-        weights = {"pattern_weight": 0.0, "edge_weight": 0.0, "pairs_weight": 0.0, "spread_weight": 0.0}
+        weights = {
+            "pattern_weight": 0.0,
+            "edge_weight": 0.0,
+            "pairs_weight": 0.0,
+            "spread_weight": 0.0,
+        }
         config = TrainConfig(
             **PLAIN, **{**weights, setting: weight},
             distill_steps=2, distill_pairs=16, discriminator_head_start=0.0,
