@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from t2i_cli import checkpoint, evaluate, images
+from t2i_cli.pixels import FAINT
 
 ALIKE = 3  # of 256
-SOLID = 243  # alpha, of 255: what `pixels.to_pixels` makes solid
 COLUMNS = 16  # of the sheet
 
 
@@ -46,11 +46,11 @@ def main() -> None:
         drawn = [*drawn[1:-1:2], drawn[-1]]
     fold = checkpoint.read_info(checkpoint.resolve_model(asked.models[0])).config.fold
     for subject in drawn:
-        figures = measured(np.asarray(subject.pictures), fold)
+        figures = measured(subject.pictures, fold)
         print(json.dumps({"name": subject.name, **{k: round(v, 3) for k, v in figures.items()}}))
     if asked.sheet:
         rows = np.linspace(0, len(drawn[0].pictures) - 1, COLUMNS).astype(int)
-        cells = np.concatenate([np.asarray(subject.pictures)[rows] for subject in drawn])
+        cells = np.concatenate([subject.pictures[rows] for subject in drawn])
         labels = [subject.captions[row] for subject in drawn for row in rows]
         sheet = images.grid(cells, labels, columns=COLUMNS)
         checkpoint.write_atomic(asked.sheet, images.encode(sheet))
@@ -61,22 +61,19 @@ def measured(pixels: np.ndarray, fold: int) -> dict[str, float]:
     values = pixels.astype(np.float32)
     alpha = values[..., 3] if values.shape[-1] == 4 else np.full(values.shape[:3], 255.0)
     shown = np.concatenate([values[..., :3] * alpha[..., None] / 255, alpha[..., None]], axis=-1)
-    body = alpha >= SOLID
+    faint = round(255 * FAINT)
+    body = alpha >= 255 - faint
     alike, pairs = 0, 0
-    for axis in (1, 2):
-        first, second = (
-            tuple(slice(*ends) if a == axis else slice(None) for a in range(3))
-            for ends in ((None, -1), (1, None))
-        )
-        both = body[first] & body[second]
-        apart = np.abs(shown[first] - shown[second]).max(-1)
+    for x, solid in ((shown, body), (shown.swapaxes(1, 2), body.swapaxes(1, 2))):
+        both = solid[:, 1:] & solid[:, :-1]
+        apart = np.abs(np.diff(x, axis=1)).max(-1)
         alike, pairs = alike + int((apart[both] < ALIKE).sum()), pairs + int(both.sum())
     power = (np.abs(np.fft.fft2(shown, axes=(1, 2))) ** 2).mean((0, 3))
     along = power[:, 0] + power[0, :]
     at = len(along) // fold
     return {
         "alike neighbours": alike / max(pairs, 1),
-        "neither transparent nor solid": float(((alpha > 255 - SOLID) & ~body).mean()),
+        "neither transparent nor solid": float(((alpha > faint) & ~body).mean()),
         "dots": float(along[at] / np.mean([along[at - 1], along[at + 1]])),
     }
 

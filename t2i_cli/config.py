@@ -291,9 +291,7 @@ class TrainConfig:
     penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
     r2: bool = True  # the penalty on generated pictures
     pairs_weight: float = 8.0  # of G's term that holds it to the pictures that the flow drew
-    spread_weight: float = (
-        5.0  # of how far apart two pictures of a caption are to be: as the flow's
-    )
+    spread_weight: float = 5.0  # of two pictures of a caption being as far apart as the flow's
     anchor_weight: float = 1.0  # a game without pairs is held to its start so, in the end by 0.005
     ema: bool = True
     # what D and E see

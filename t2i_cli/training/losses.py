@@ -29,12 +29,7 @@ __all__ = [
     "squared_distance_loss",
 ]
 
-EDGES = (
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-)  # strengths of an edge in `edge_energy`, in the pictures' own range of -1 to 1
+EDGES = (0.03, 0.1, 0.3, 1.0)  # strengths of an edge, in the pictures' own range of -1 to 1
 FAINT_POWER = 0.03  # of waves that are less than a level of 256 high at 64 px: nobody sees them
 SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
 

@@ -419,13 +419,11 @@ class Learner:
         figures |= {"g_loss": game.detach(), **found}
         return StepResult(figures)
 
-    def _likeness(
-        self, fake: Tensor, real: Tensor
-    ) -> tuple[Tensor | float, dict[str, Tensor | float]]:
+    def _likeness(self, fake: Tensor, real: Tensor) -> tuple[Tensor | float, dict[str, Tensor]]:
         """How far statistics of drawn pictures are from real ones', weighed, and the parts of that."""
         config, fold = self.config, self.networks.config.fold
         whole: Tensor | float = 0.0
-        figures: dict[str, Tensor | float] = {}
+        figures: dict[str, Tensor] = {}
         if config.pattern_weight:
             powers = (distributed.gather(losses.pattern_power(x, fold)) for x in (fake, real))
             figures["pattern_loss"] = pattern = losses.pattern_loss(*powers)
@@ -434,7 +432,7 @@ class Learner:
             energies = (distributed.gather(losses.edge_energy(x)) for x in (fake, real))
             figures["edge_loss"] = edge = losses.edge_loss(*energies)
             whole = whole + config.edge_weight * edge
-        return whole, {name: torch.as_tensor(value).detach() for name, value in figures.items()}
+        return whole, {name: value.detach() for name, value in figures.items()}
 
     def _discriminator_turn(
         self,
