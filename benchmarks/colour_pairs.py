@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i_cli import checkpoint, data, images, load, metrics
-from t2i_cli.training.augment import COLOURS, colour_of, with_colour
+from t2i_cli.training.augmentation import COLOURS, colour_of, with_colour
 
 LONGEST = 4  # words of a caption: "a red fire truck"
 

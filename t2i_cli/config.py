@@ -16,6 +16,7 @@ from t2i_cli.errors import InputError, UsageError
 __all__ = [
     "PRESETS",
     "RESOLUTIONS",
+    "Attribute",
     "ModelConfig",
     "TextEncoderConfig",
     "TrainConfig",
@@ -49,74 +50,96 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """A condition beside the text: a metadata column such as style, and the values that it has in the data."""
+
+    name: str  # of the column
+    values: tuple[str, ...]  # sorted; what a network is told is a value's place, or their number for none
+    default: str = ""  # what is drawn where nothing is asked for; empty: none
+
+    def __post_init__(self) -> None:
+        """Raise InputError where a field is out of bounds."""
+        _check_text("attribute name", self.name, 64)
+        _check(1 <= len(self.values) <= 1000, f"attribute {self.name}", len(self.values), "1 to 1000 values")
+        for value in self.values:
+            _check_text(f"attribute {self.name}", value, 128)
+        _check(
+            list(self.values) == sorted(set(self.values)), f"attribute {self.name}", "values",
+            "sorted values, each once",
+        )
+        known = self.default in ("", *self.values)
+        _check(known, f"attribute {self.name}", self.default, "a default that is one of its values")
+
+    def index(self, value: str) -> int:
+        """The place of a value, or the number of values where it is none of them."""
+        return self.values.index(value) if value in self.values else len(self.values)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build the networks; what a weights file holds as JSON."""
 
     size: str = "tiny"  # name of the preset it was made from
     resolution: int = 64  # px, the side of a picture
-    image_channels: int = 4  # 4: RGBA, 3: RGB
-    fold: int = (
-        4  # px; blocks of fold x fold pixels become channels at the input of every image network
-    )
-    channels: tuple[int, ...] = (
-        96,
-        160,
-    )  # of generator and discriminator, finest grid (resolution / fold) first
-    blocks: int = 2  # residual blocks a grid, on the way down and again on the way up
-    # grids (px) that attend, on the way up at each of these and on the way down at the coarsest alone
-    text_attention: tuple[int, ...] = (16, 8)  # to the text's tokens
-    self_attention: tuple[int, ...] = (8,)  # to themselves
+    opaque: bool = False  # whether every training picture was opaque, so that RGB is written
+    # the autoencoder
+    cells: int = 8  # side of the grid of latents
+    latent_channels: int = 16
+    patch: int = 4  # px; blocks of patch x patch pixels become channels at an image network's input
+    encoder_channels: tuple[int, ...] = (32, 48)  # finest grid (resolution / patch) first, cells last
+    decoder_channels: tuple[int, ...] = (48, 32, 24)  # cells first
+    autoencoder_blocks: int = 1  # residual blocks a grid; one at the decoder's finest
+    # the generator
+    channels: tuple[int, int] = (32, 64)  # at the grid of latents, and at half of it
+    blocks: int = 1  # residual blocks on the way down, half as many as in the middle, and up
     head_dim: int = 32  # width of an attention head
-    image_encoder_channels: tuple[int, ...] = (64, 128, 192)  # finest grid first
+    attributes: tuple[Attribute, ...] = ()  # conditions beside the text
+    # what compares pictures with texts
+    image_encoder_channels: tuple[int, ...] = (32, 64, 64)  # finest grid first
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
 
     def __post_init__(self) -> None:
         """Raise InputError where a field is out of bounds."""
-        _check(
-            self.size in (*PRESETS, "custom"),
-            "size",
-            self.size,
-            "tiny, small, base, large or custom",
-        )
+        sizes = (*PRESETS, "custom")
+        _check(self.size in sizes, "size", self.size, "tiny, small, base, large or custom")
         _check(self.resolution in RESOLUTIONS, "resolution", self.resolution, "32, 64, 128 or 256")
-        _check(self.image_channels in (3, 4), "image_channels", self.image_channels, "3 or 4")
-        _check(self.fold in (1, 2, 4, 8), "fold", self.fold, "1, 2, 4 or 8")
-        for name, values in (
-            ("channels", self.channels),
-            ("image_encoder_channels", self.image_encoder_channels),
-        ):
+        _check(type(self.opaque) is bool, "opaque", self.opaque, "true or false")
+        _check(self.patch in (1, 2, 4, 8), "patch", self.patch, "1, 2, 4 or 8")
+        _check(self.cells in (4, 8, 16), "cells", self.cells, "4, 8 or 16")
+        _check_int("latent_channels", self.latent_channels, 2, 256)
+        widths = ("encoder_channels", "decoder_channels", "channels", "image_encoder_channels")
+        for name in widths:
+            values = getattr(self, name)
             _check(1 <= len(values) <= 8, name, values, "1 to 8 widths")
             for value in values:
                 _check_int(name, value, 8, 4096)
-            coarsest = self.grid >> (len(values) - 1)
-            _check(
-                coarsest >= 2,
-                name,
-                values,
-                f"at most {int(math.log2(self.grid))} widths for this resolution and fold",
-            )
+        coarsest = self.grid >> (len(self.image_encoder_channels) - 1)
+        _check(coarsest >= 2, "image_encoder_channels", self.image_encoder_channels, "fewer widths")
+        encoded = self.grid >> (len(self.encoder_channels) - 1)
+        _check(encoded == self.cells, "encoder_channels", self.encoder_channels, "a width a grid, down to cells")
+        decoded = self.cells << (len(self.decoder_channels) - 1)
+        _check(
+            decoded <= self.resolution and self.resolution // decoded <= 8,
+            "decoder_channels", self.decoder_channels, "a width a grid, up to an eighth of the resolution or finer",
+        )  # fmt: skip
+        _check_int("autoencoder_blocks", self.autoencoder_blocks, 1, 16)
         _check_int("blocks", self.blocks, 1, 16)
         _check_int("head_dim", self.head_dim, 8, 256)
-        for name, grids in (
-            ("text_attention", self.text_attention),
-            ("self_attention", self.self_attention),
-        ):
-            _check(
-                all(type(grid) is int and 4 <= grid <= 32 for grid in grids),
-                name,
-                grids,
-                "grids from 4 to 32 px",
-            )
-        for level, width in enumerate(self.channels):
-            if self.grid >> level in (*self.text_attention, *self.self_attention):
-                _check(
-                    width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of {width}"
-                )
+        _check(len(self.channels) == 2, "channels", self.channels, "2 widths")
+        for width in self.channels:
+            whole = width % 8 == 0 and (width < self.head_dim or width % self.head_dim == 0)
+            _check(whole, "channels", self.channels, "multiples of 8 and of head_dim")
+        names = [attribute.name for attribute in self.attributes]
+        _check(len(names) <= 16 and len(set(names)) == len(names), "attributes", names, "16 at most, each once")
 
     @property
     def grid(self) -> int:
-        """Side, in cells, of the finest feature map."""
-        return self.resolution // self.fold
+        """Side, in patches, of the finest feature map of a network that reads pictures."""
+        return self.resolution // self.patch
+
+    def attribute(self, name: str) -> Attribute | None:
+        """The attribute of a name, where the model has it."""
+        return next((one for one in self.attributes if one.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_dict` is its inverse."""
@@ -133,18 +156,31 @@ class ModelConfig:
         fields["text"] = TextEncoderConfig(
             **_typed_fields(TextEncoderConfig, fields["text"], "config.text")
         )
-        for name in ("channels", "text_attention", "self_attention", "image_encoder_channels"):
+        for name in ("encoder_channels", "decoder_channels", "channels", "image_encoder_channels"):
             fields[name] = _int_tuple(fields[name], name)
+        told = cast("list[object]", fields["attributes"])
+        _check(isinstance(told, list) and len(told) <= 16, "attributes", type(told).__name__, "a short list")
+        fields["attributes"] = tuple(_attribute(one) for one in told)
         return cls(**fields)
+
+
+def _attribute(data: object) -> Attribute:
+    fields = _typed_fields(Attribute, data, "config.attributes")
+    values = cast("list[object]", fields["values"])
+    listed = isinstance(values, list) and len(values) <= 1000
+    _check(listed and all(isinstance(one, str) for one in values), "attributes", "values", "a list of strings")
+    return Attribute(fields["name"], tuple(cast("list[str]", values)), fields["default"])
 
 
 @dataclass(frozen=True)
 class _Preset:
-    channels: dict[int, int]  # grid (px) -> width
-    image_encoder_channels: dict[int, int]
+    encoder_channels: dict[int, int]  # grid (cells) -> width
+    decoder_channels: dict[int, int]
+    autoencoder_blocks: int
+    channels: tuple[int, int]
     blocks: int
     head_dim: int
-    self_attention: tuple[int, ...]
+    image_encoder_channels: dict[int, int]
     text_dim: int
     text_depth: int
     text_heads: int
@@ -152,56 +188,34 @@ class _Preset:
 
 PRESETS: dict[str, _Preset] = {
     "tiny": _Preset(
-        {64: 32, 32: 64, 16: 96, 8: 128},
-        {64: 32, 32: 48, 16: 64, 8: 128, 4: 192},
-        2,
-        32,
-        (8,),
-        256,
-        4,
-        4,
+        {64: 24, 32: 32, 16: 64, 8: 96}, {8: 128, 16: 80, 32: 40, 64: 24}, 1,
+        (64, 128), 2, 32, {64: 32, 32: 48, 16: 64, 8: 128, 4: 192}, 128, 3, 4,
     ),
     "small": _Preset(
-        {64: 48, 32: 64, 16: 128, 8: 256},
-        {64: 32, 32: 64, 16: 96, 8: 192, 4: 256},
-        2,
-        64,
-        (8,),
-        256,
-        5,
-        4,
+        {64: 32, 32: 64, 16: 128, 8: 224}, {8: 256, 16: 160, 32: 80, 64: 48}, 2,
+        (128, 256), 3, 64, {64: 32, 32: 64, 16: 96, 8: 192, 4: 256}, 256, 5, 4,
     ),
     "base": _Preset(
-        {64: 64, 32: 96, 16: 192, 8: 384},
-        {64: 48, 32: 96, 16: 128, 8: 256, 4: 384},
-        3,
-        64,
-        (16, 8),
-        384,
-        6,
-        6,
+        {64: 48, 32: 96, 16: 192, 8: 320}, {8: 384, 16: 224, 32: 112, 64: 64}, 2,
+        (192, 384), 3, 64, {64: 48, 32: 96, 16: 128, 8: 256, 4: 384}, 384, 6, 6,
     ),
     "large": _Preset(
-        {64: 96, 32: 160, 16: 384, 8: 640},
-        {64: 64, 32: 128, 16: 192, 8: 384, 4: 512},
-        3,
-        64,
-        (16, 8),
-        512,
-        6,
-        8,
+        {64: 64, 32: 128, 16: 256, 8: 448}, {8: 512, 16: 320, 32: 160, 64: 80}, 3,
+        (320, 640), 4, 64, {64: 64, 32: 128, 16: 192, 8: 384, 4: 512}, 512, 6, 8,
     ),
-}
+}  # fmt: skip
 
 
 def model_config(
     size: str = "tiny",
     resolution: int = 64,
-    image_channels: int = 4,
     vocab_size: int = 4096,
     text_kind: Literal["transformer", "lstm"] = "transformer",
+    *,
+    attributes: tuple[Attribute, ...] = (),
+    opaque: bool = False,
 ) -> ModelConfig:
-    """The config of a preset at a resolution. 32 px folds 2x2 pixels into channels, the others 4x4.
+    """The config of a preset at a resolution: 8 x 8 cells of latents, 16 x 16 at 256 px.
 
     Raises:
         UsageError: no such size or resolution.
@@ -213,20 +227,27 @@ def model_config(
             f"--resolution {resolution}: not a size that can be trained", "use 32, 64, 128 or 256"
         )
     preset = PRESETS[size]
-    fold = 2 if resolution == 32 else 4
-    grid = resolution // fold
+    patch = 2 if resolution == 32 else 4
+    grid, cells = resolution // patch, 16 if resolution == 256 else 8
+    finest = max(resolution // 2, 2 * cells)  # grid of the decoder's last convolutions
+
+    def widths(table: dict[int, int], low: int, high: int) -> tuple[int, ...]:
+        return tuple(width for side, width in table.items() if low <= side <= high)
+
     return ModelConfig(
         size=size,
         resolution=resolution,
-        image_channels=image_channels,
-        fold=fold,
-        channels=tuple(width for side, width in preset.channels.items() if side <= grid),
+        opaque=opaque,
+        cells=cells,
+        patch=patch,
+        encoder_channels=widths(preset.encoder_channels, cells, grid),
+        decoder_channels=widths(preset.decoder_channels, cells, min(finest, 64)),
+        autoencoder_blocks=preset.autoencoder_blocks,
+        channels=preset.channels,
         blocks=preset.blocks,
-        self_attention=preset.self_attention,
         head_dim=preset.head_dim,
-        image_encoder_channels=tuple(
-            width for side, width in preset.image_encoder_channels.items() if side <= grid
-        ),
+        attributes=attributes,
+        image_encoder_channels=widths(preset.image_encoder_channels, 4, grid),
         text=TextEncoderConfig(
             kind=text_kind,
             vocab_size=vocab_size,
@@ -391,6 +412,11 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
         value,
         f"a whole number from {low} to {high}",
     )
+
+
+def _check_text(name: str, value: object, most: int) -> None:
+    plain = isinstance(value, str) and 1 <= len(value) <= most and value.isprintable()
+    _check(plain, name, value, f"1 to {most} printable characters")
 
 
 def _plain(value: object) -> object:

@@ -6,39 +6,43 @@ import torch
 from torch import Tensor, nn
 
 from t2i_cli.config import ModelConfig
+from t2i_cli.models.autoencoder import Decoder, Encoder, PatchDiscriminator
 from t2i_cli.models.discriminator import Discriminator, Judgement
-from t2i_cli.models.generator import Generator, many_steps, one_step
-from t2i_cli.models.grow import grow
+from t2i_cli.models.generator import Generator, ReadReferences
 from t2i_cli.models.image_encoder import ImageEncoder
 from t2i_cli.models.text_encoder import TextEncoder, TextEncoding
 
 __all__ = [
+    "NETWORKS",
+    "Decoder",
     "Discriminator",
+    "Encoder",
     "Generator",
     "ImageEncoder",
     "Judgement",
     "Networks",
+    "PatchDiscriminator",
+    "ReadReferences",
     "TextEncoder",
     "TextEncoding",
     "build",
     "encode",
-    "grow",
-    "many_steps",
-    "one_step",
 ]
+
+NETWORKS = ("text_encoder", "image_encoder", "encoder", "decoder", "generator")
 
 
 class Networks(nn.Module):
-    """The networks of one model; `discriminator` is there only in training."""
+    """The networks of one model, those that its weights file holds."""
 
-    def __init__(self, config: ModelConfig, *, discriminator: bool = False) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.text_encoder = TextEncoder(config.text)
         self.image_encoder = ImageEncoder(config)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         self.generator = Generator(config)
-        if discriminator:
-            self.discriminator = Discriminator(config)
 
     def set_trunk_dtype(self, dtype: torch.dtype) -> None:
         """The dtype in which the networks' trunks compute: bfloat16 in training, float32 for exact pictures."""
@@ -52,12 +56,10 @@ class Networks(nn.Module):
         }
 
 
-def build(
-    config: ModelConfig, device: str | torch.device = "cpu", *, discriminator: bool = False
-) -> Networks:
+def build(config: ModelConfig, device: str | torch.device = "cpu") -> Networks:
     """Fresh networks on a device; on "meta" they hold names and shapes and no memory."""
     with torch.device(device):
-        return Networks(config, discriminator=discriminator)
+        return Networks(config)
 
 
 def encode(encoder: TextEncoder, tokens: Tensor, mask: Tensor) -> TextEncoding:

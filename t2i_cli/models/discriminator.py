@@ -1,4 +1,4 @@
-"""A picture and a text -> a logit: the generator's own way down, and a projection onto the text."""
+"""Images and texts -> logits: the discriminator that a one-step generator is trained against."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli.config import ModelConfig
-from t2i_cli.models.generator import SIGMA_DATA, Generator
-from t2i_cli.models.layers import Attention, Conv, Linear, StyledBlock, downsample, fold
+from t2i_cli.models.image_encoder import ImageEncoder
+from t2i_cli.models.layers import Conv, Linear, StyledBlock, downsample, patchify
 
 __all__ = ["Discriminator", "Judgement"]
 
@@ -28,27 +28,20 @@ class Discriminator(nn.Module):
     """Projection discriminator (Miyato & Koyama 2018, equation 3) on a residual trunk that sees no text.
 
     The text enters only in the head, so one pass over the pictures serves every caption that they are held against.
+    Its trunk is that of the image encoder, from whose weights it starts.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.trunk_dtype = torch.float32
-        widths = config.channels
-        self.conv_in = Conv(config.image_channels * config.fold**2, widths[0])
+        widths = config.image_encoder_channels
+        self.conv_in = Conv(4 * config.patch**2, widths[0])
         self.levels = nn.ModuleList(
-            nn.ModuleList(StyledBlock(w) for _ in range(config.blocks)) for w in widths
-        )
-        self.attention = nn.ModuleDict(
-            {
-                str(level): Attention(width, config.head_dim, cells=True)
-                for level, width in enumerate(widths)
-                if level == len(widths) - 1 and config.grid >> level in config.self_attention
-            }
+            nn.ModuleList(StyledBlock(width) for _ in range(2)) for width in widths
         )
         self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in itertools.pairwise(widths))
-        self.tail = nn.ModuleList(StyledBlock(widths[-1]) for _ in range(2))
-        side = max(config.grid >> len(widths), 1)
+        side = config.grid >> (len(widths) - 1)
         self.pool = nn.Parameter(torch.full((widths[-1], side, side), 1 / side**2))
         width = max(256, widths[-1])
         self.mix = nn.Sequential(Linear(widths[-1], width), nn.SiLU())
@@ -57,18 +50,13 @@ class Discriminator(nn.Module):
         self.image_head = Linear(width, config.text.dim)  # e
 
     def forward(self, images: Tensor) -> Judgement:
-        """Images fp32 (b, c, h, w) in [-1, 1] -> `Judgement`."""
-        x = self.conv_in(fold(images.to(self.trunk_dtype), self.config.fold))
+        """Images fp32 (b, 4, h, w) in [-1, 1] -> `Judgement`."""
+        x = self.conv_in(patchify(images.to(self.trunk_dtype), self.config.patch))
         for index, level in enumerate(self.levels):
+            if index:
+                x = self.widen[index - 1](downsample(x))
             for block in level:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x)
-            if str(index) in self.attention:
-                x = self.attention[str(index)](x)
-            if index < len(self.widen):
-                x = self.widen[index](downsample(x))
-        x = downsample(x)
-        for block in self.tail:
-            x = block(x)
         features = self.mix((x.float() * self.pool).sum(dim=(2, 3)))
         return Judgement(features, F.normalize(self.image_head(features), dim=1))
 
@@ -78,31 +66,7 @@ class Discriminator(nn.Module):
         matched = (features * self.text(scaled)).sum(1) / features.shape[1] ** 0.5
         return matched + self.unconditional(features)[:, 0]
 
-    @torch.no_grad()
-    def start_from(self, generator: Generator, null_features: Tensor) -> None:
-        """Take over the generator's way down, styled as for a clean picture and the empty text (1, d).
-
-        The noise of a picture that D sees is zero, so every block's scale and shift are those at s = 0.
-        """
-        level = torch.zeros(1, device=null_features.device)
-        styles = iter(generator.modulations(generator.style(null_features), level))
-        self.conv_in.load_state_dict(generator.conv_in.state_dict())
-        self.conv_in.weight /= (
-            SIGMA_DATA  # the generator is shown a clean picture as x / sigma_data
-        )
-        for index, level_blocks in enumerate(self.levels):
-            source = generator.down[index]
-            assert isinstance(source, nn.ModuleDict)
-            for mine, theirs in zip(level_blocks, source["blocks"], strict=True):  # pyright: ignore[reportArgumentType]
-                scale, shift = next(styles)
-                mine.block.load_state_dict(theirs.state_dict())
-                mine.scale.copy_(scale[0, :, 0, 0].float())
-                mine.shift.copy_(shift[0, :, 0, 0].float())
-            if str(index) in self.attention:
-                attention = self.attention[str(index)]
-                wanted = attention.state_dict().keys()
-                attention.load_state_dict(
-                    {k: v for k, v in source["attention"].state_dict().items() if k in wanted}
-                )
-        for mine, theirs in zip(self.widen, generator.widen, strict=True):
-            mine.load_state_dict(theirs.state_dict())
+    def start_from(self, image_encoder: ImageEncoder) -> None:
+        """Begin with the trunk of a trained image encoder, which knows pictures already."""
+        for name in ("conv_in", "levels", "widen"):
+            getattr(self, name).load_state_dict(getattr(image_encoder, name).state_dict())

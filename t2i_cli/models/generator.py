@@ -1,223 +1,315 @@
-"""Noise of the picture's own shape and a text -> a picture, in one step or along a rectified flow in many.
+"""Noise, a noise level, a text, attributes and reference pictures -> latents: the generator.
 
-The network F is preconditioned as in Karras et al. 2022 (EDM, equation 7), in the rectified flow's own time: for
-x_s = (1 - s) x + s n the denoised picture is c_skip(s) x_s + c_out(s) F(x_s, s, t), with c_skip(1) = 0. So a
-picture made in one step from pure noise is sigma_data F(n, 1, t): no noise leaks into it, and the velocity
-stays bounded at s -> 0.
+A convolutional U-Net over the cells of the latents (Ronneberger et al. 2015; Dhariwal & Nichol 2021), trained by flow
+matching (Lipman et al. 2023; Liu et al. 2023): x_s = (1 - s) x + s n, and the network gives the velocity n - x. It
+draws *from pictures*: it attends to the latents of a few training pictures whose captions are nearest to the prompt
+(retrieval-augmented generation: Blattmann et al. 2022, arXiv 2204.11824; Re-Imagen, arXiv 2209.14491).
 """
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli.config import ModelConfig
-from t2i_cli.models.layers import (
-    Attention,
-    Conv,
-    Linear,
-    ResidualBlock,
-    channel_norm,
-    downsample,
-    fold,
-    level_features,
-    unfold,
-    upsample,
-)
+from t2i_cli.models.layers import Conv, Linear, attend, level_features
 from t2i_cli.models.text_encoder import TextEncoding
 
-__all__ = ["SIGMA_DATA", "Generator", "many_steps", "one_step"]
+__all__ = ["Generator", "ReadReferences"]
 
-SIGMA_DATA = (
-    0.6  # standard deviation of images, about; sets the preconditioning, not the model's range
-)
-# of `many_steps`: thirteen evaluations, seven guided steps, draw what twenty did in ten equal ones (docs/results.md)
-SHIFT = 1.5
-GUIDED_ABOVE = 0.35  # noise level
+GAIN = 3**-0.5  # of the first weights: torch's own default for convolutions
+GROUPS = 8  # of the group norms (Wu & He 2018)
+LEVEL_FEATURES = 256  # cosines and sines that say the noise level
+
+
+@dataclass(frozen=True)
+class ReadReferences:
+    """What the generator reads off its reference pictures: once a picture, for every step of the sampler."""
+
+    fine: Tensor  # (b, 1 + k n^2, d): "no reference", then every cell of the k pictures
+    coarse: Tensor  # (b, 1 + k (n / 2)^2, 2 d): the same at half the grid
+    mean: Tensor  # (b, d, n, n): the mean of the k pictures
+
+    def __getitem__(self, rows: Tensor | slice) -> ReadReferences:
+        """Those of some rows."""
+        return ReadReferences(self.fine[rows], self.coarse[rows], self.mean[rows])
+
+
+class _Norm(nn.GroupNorm):
+    """Group norm in the dtype of its input: (b, c, h, w) -> (b, c, h, w)."""
+
+    def __init__(self, channels: int, *, affine: bool = True) -> None:
+        super().__init__(GROUPS, channels, affine=affine)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Features (b, c, h, w) -> (b, c, h, w)."""
+        weight = self.weight.to(input.dtype) if self.affine else None
+        bias = self.bias.to(input.dtype) if self.affine else None
+        return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+class _Block(nn.Module):
+    """A residual block whose middle is scaled and shifted by the condition (Dhariwal & Nichol 2021, section 3)."""
+
+    def __init__(self, channels_in: int, channels_out: int, condition: int) -> None:
+        super().__init__()
+        self.norm_in = _Norm(channels_in)
+        self.conv_in = Conv(channels_in, channels_out, gain=GAIN)
+        self.norm_out = _Norm(channels_out, affine=False)
+        self.modulation = Linear(condition, 2 * channels_out, zero=True)
+        self.conv_out = Conv(channels_out, channels_out, zero=True)
+        same = channels_in == channels_out
+        self.skip = nn.Identity() if same else Conv(channels_in, channels_out, 1, gain=GAIN)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Features (b, c_in, h, w), condition (b, e) -> (b, c_out, h, w)."""
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.modulation(condition).to(x.dtype)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_out(h), 1 + scale)
+        return self.skip(x) + self.conv_out(F.silu(h))
+
+
+class _Attention(nn.Module):
+    """Cells attend to each other, or to what was read off references; queries and keys of unit variance."""
+
+    def __init__(self, channels: int, head_dim: int, *, references: bool) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_dim)
+        self.norm = _Norm(channels)
+        self.query = Conv(channels, channels, 1, gain=GAIN)
+        self.key_value = Linear(channels, 2 * channels, gain=GAIN)
+        self.out = Conv(channels, channels, 1, zero=True)
+        self.references = references
+        if references:
+            self.sharpness = nn.Parameter(torch.tensor(2.0))  # of the softmax
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(b, t, c) -> (b, heads, t, c / heads)."""
+        b, t, c = x.shape
+        return x.view(b, t, self.heads, c // self.heads).transpose(1, 2)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Features (b, c, h, w), and what is attended to, (b, m, c), the cells themselves where None -> (b, c, h, w)."""
+        b, c, h, w = x.shape
+        normed = self.norm(x)
+        q = self._heads(self.query(normed).flatten(2).transpose(1, 2))
+        told = normed.flatten(2).transpose(1, 2) if seen is None else seen.to(x.dtype)
+        k, v = (self._heads(part) for part in self.key_value(told).chunk(2, dim=2))
+        width = (q.shape[-1],)
+        q, k = F.layer_norm(q, width), F.layer_norm(k, width)
+        if self.references:
+            q = q * self.sharpness.to(q.dtype)
+        found = attend(q, k, v).transpose(2, 3).reshape(b, c, h, w)
+        return x + self.out(found)
 
 
 class Generator(nn.Module):
-    """A U-shaped residual network; scale and shift of every block come from the noise level and text_features."""
+    """Latents from noise, in as many steps as the sampler takes.
+
+    Args:
+        config: of the model; `config.channels` are the widths at the latents' cells and at half of that grid.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.trunk_dtype = torch.float32
-        widths, text_dim = config.channels, config.text.dim
-        style_dim = max(128, text_dim)
-        self.style_text = nn.Sequential(
-            Linear(text_dim, style_dim), nn.SiLU(), Linear(style_dim, style_dim)
+        fine, coarse = config.channels
+        width = 3 * fine  # of the condition
+        n, blocks, latent = config.cells, config.blocks, config.latent_channels
+        # what is asked for
+        self.text = Linear(config.text.dim, width, gain=GAIN)
+        self.tokens = nn.Embedding(config.text.vocab_size, width)
+        nn.init.normal_(self.tokens.weight, std=0.5)
+        self.attributes = nn.ModuleList(
+            nn.Embedding(len(attribute.values) + 1, width) for attribute in config.attributes
         )
-        self.style_level = nn.Sequential(
-            Linear(64, style_dim), nn.SiLU(), Linear(style_dim, style_dim)
+        self.null = nn.Parameter(torch.zeros(width))
+        self.level = nn.Sequential(
+            Linear(LEVEL_FEATURES, width, gain=GAIN), nn.SiLU(), Linear(width, width, gain=GAIN)
         )
-        cells = config.image_channels * config.fold**2
-        self.conv_in = Conv(cells, widths[0])
-        coarsest = len(widths) - 1
-        self.down = nn.ModuleList(
-            self._level(level, attention=level == coarsest) for level in range(len(widths))
+        self.mix = nn.Sequential(nn.SiLU(), Linear(width, width, gain=GAIN), nn.SiLU())
+        self.register_buffer("text_mean", torch.zeros(config.text.dim))
+        self.register_buffer("text_whiten", torch.eye(config.text.dim) * config.text.dim**0.5)
+        # the references
+        self.reference_in = Conv(latent, fine, gain=GAIN)
+        self.reference_attributes = nn.ModuleList(
+            nn.Embedding(len(attribute.values) + 1, width) for attribute in config.attributes
         )
-        self.up = nn.ModuleList(self._level(level, attention=True) for level in range(len(widths)))
-        self.widen = nn.ModuleList(Conv(a, b, 1) for a, b in itertools.pairwise(widths))
-        self.narrow = nn.ModuleList(Conv(b, a, 1) for a, b in itertools.pairwise(widths))
-        self.merge = nn.ModuleList(Conv(2 * width, width, 1) for width in widths[:-1])
-        self.conv_out = Conv(widths[0], cells, zero=True)
-        # one linear map gives the scale and shift of every block, down then up, and of the last norm
-        self.style_widths = [
-            w for w in (*widths, *reversed(widths)) for _ in range(config.blocks)
-        ] + [widths[0]]
-        self.modulation = Linear(style_dim, 2 * sum(self.style_widths), zero=True)
+        self.reference_block = _Block(fine, fine, width)
+        self.reference_down = nn.Conv2d(fine, coarse, 2, stride=2)
+        self.reference_mean = Conv(fine, fine, 1, zero=True)
+        self.fine_positions = nn.Parameter(torch.randn(1, n * n, fine) * 0.1)
+        self.coarse_positions = nn.Parameter(torch.randn(1, n * n // 4, coarse) * 0.1)
+        self.fine_none = nn.Parameter(torch.zeros(1, 1, fine))
+        self.coarse_none = nn.Parameter(torch.zeros(1, 1, coarse))
+        # the trunk: down, middle, up; attention to the references at both grids, twice each
+        self.conv_in = Conv(latent, fine, gain=GAIN)
+        self.positions = nn.Parameter(torch.zeros(1, fine, n, n))
+        self.down = nn.ModuleList(_Block(fine, fine, width) for _ in range(blocks))
+        self.widen = nn.Conv2d(fine, coarse, 2, stride=2)
+        self.middle_positions = nn.Parameter(torch.zeros(1, coarse, n // 2, n // 2))
+        self.middle = nn.ModuleList(_Block(coarse, coarse, width) for _ in range(2 * blocks))
+        head = config.head_dim
+        self.self_attention = nn.ModuleList(
+            _Attention(coarse, head, references=False) for _ in range(blocks)
+        )
+        self.narrow = nn.ConvTranspose2d(coarse, fine, 2, stride=2)
+        self.up = nn.ModuleList(_Block(2 * fine, fine, width) for _ in range(blocks))
+        self.down_attention = _Attention(fine, head, references=True)
+        self.middle_attention = nn.ModuleList(
+            _Attention(coarse, head, references=True) for _ in range(2)
+        )
+        self.up_attention = _Attention(fine, head, references=True)
+        self.norm_out = _Norm(fine)
+        self.conv_out = Conv(fine, latent, zero=True)
 
-    def _level(self, level: int, *, attention: bool) -> nn.ModuleDict:
-        config = self.config
-        width = config.channels[level]
-        parts = {"blocks": nn.ModuleList(ResidualBlock(width) for _ in range(config.blocks))}
-        grid = config.grid >> level
-        if attention and grid in (*config.self_attention, *config.text_attention):
-            text_dim = config.text.dim if grid in config.text_attention else 0
-            cells = grid in config.self_attention
-            parts["attention"] = Attention(width, config.head_dim, cells=cells, text_dim=text_dim)  # pyright: ignore[reportArgumentType]
-        return nn.ModuleDict(parts)
+    @torch.no_grad()
+    def whiten(self, text_features: Tensor, share: float = 0.1) -> None:
+        """Learn how to tell the texts of the data apart: features (m, d) of its captions -> mean and whitening.
 
-    def style(self, text_features: Tensor) -> Tensor:
-        """text_features (b, d), unit norm -> the mapped style w (b, style_dim), fp32."""
-        return self.style_text(text_features.float() * text_features.shape[1] ** 0.5)
+        Eigenvalues below a share of their mean are not blown up (regularised ZCA whitening, Kessy et al. 2018).
+        """
+        features = text_features.double()
+        centred = features - features.mean(0)
+        covariance = centred.T @ centred / max(len(features) - 1, 1)
+        values, vectors = torch.linalg.eigh(covariance)
+        scale = (values.clamp(min=0) + share * values.mean().clamp(min=1e-6)).rsqrt()
+        self.text_mean.copy_(features.mean(0))
+        self.text_whiten.copy_((vectors * scale) @ vectors.T)
 
-    def modulations(self, style: Tensor, level: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Style (b, style_dim), noise levels (b,) -> scale and shift, each (b, c, 1, 1), for every block in order."""
-        flat = self.modulation(F.silu(style + self.style_level(level_features(level, 64))))
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for piece in flat.split([2 * width for width in self.style_widths], dim=1):
-            scale, shift = piece.to(self.trunk_dtype)[:, :, None, None].chunk(2, dim=1)
-            pairs.append((1 + scale, shift))
-        return pairs
+    def whitened(self, text_features: Tensor) -> Tensor:
+        """text_features (b, d), unit norm -> (b, d) with about unit variance in every direction."""
+        return (text_features.float() - self.text_mean) @ self.text_whiten
 
-    def forward(
-        self, noisy: Tensor, level: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor
+    def condition(
+        self,
+        text: TextEncoding,
+        tokens: Tensor,
+        attributes: Tensor,
+        without_text: Tensor | None = None,
     ) -> Tensor:
-        """The denoised picture.
+        """What is asked for.
 
         Args:
-            noisy: x_s, fp32 (b, c, h, w).
-            level: s in [0, 1], fp32 (b,); 1 is pure noise.
-            text_embeds: (b, t, d).
-            mask: bool (b, t).
-            style: w (b, style_dim) of `style`.
+            text: of the captions, b rows.
+            tokens: their tokens int64 (b, t); `text.mask` says which are real.
+            attributes: int64 (b, a): the place of each attribute's value, the number of values for none.
+            without_text: bool (b,), rows that are asked for without their caption.
 
         Returns:
-            Images, fp32 (b, c, h, w), nominally in [-1, 1].
+            fp32 (b, e).
         """
-        s = level.float()[:, None, None, None]
-        variance = ((1 - s) * SIGMA_DATA) ** 2 + s**2
-        c_skip = (1 - s) * SIGMA_DATA**2 / variance
-        c_out = s * SIGMA_DATA * variance.rsqrt()
-        trunk = self._trunk(noisy * variance.rsqrt(), level, text_embeds, mask, style)
-        return torch.addcmul(c_skip * noisy, c_out, trunk)
+        mask = text.mask[:, :, None].float()
+        words = (self.tokens(tokens) * mask).sum(1) * mask.sum(1).clamp(min=1).rsqrt()
+        asked = self.text(self.whitened(text.text_features)) + words
+        if without_text is not None:
+            asked = torch.where(without_text[:, None], self.null, asked)
+        for index, embedding in enumerate(self.attributes):
+            asked = asked + embedding(attributes[:, index])
+        return asked
 
-    def _trunk(
-        self, x: Tensor, level: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor
+    def null_condition(self, attributes: Tensor) -> Tensor:
+        """The condition of attributes int64 (b, a) without a text: fp32 (b, e)."""
+        asked = self.null.expand(len(attributes), -1)
+        for index, embedding in enumerate(self.attributes):
+            asked = asked + embedding(attributes[:, index])
+        return asked
+
+    def read(
+        self, latents: Tensor, attributes: Tensor, without: Tensor | None = None
+    ) -> ReadReferences:
+        """What references say.
+
+        Args:
+            latents: of the references, (b, k, c, n, n), k at least 1.
+            attributes: theirs, int64 (b, k, a), as in `condition`.
+            without: bool (b,), rows that see no reference.
+        """
+        b, k = latents.shape[:2]
+        dtype = self.trunk_dtype
+        style = torch.zeros(b * k, self.null.shape[0], device=latents.device)
+        for index, embedding in enumerate(self.reference_attributes):
+            style = style + embedding(attributes[..., index].flatten())
+        flat = latents.flatten(0, 1).to(dtype).contiguous(memory_format=torch.channels_last)
+        fine = self.reference_block(self.reference_in(flat), F.silu(style))
+        coarse = _conv(self.reference_down, F.silu(fine))
+        mean = fine.view(b, k, *fine.shape[1:]).mean(1)
+        none, none_coarse = self.fine_none.to(dtype), self.coarse_none.to(dtype)
+        cells = fine.flatten(2).transpose(1, 2) + self.fine_positions.to(dtype)
+        coarse_cells = coarse.flatten(2).transpose(1, 2) + self.coarse_positions.to(dtype)
+        cells = torch.cat([none.expand(b, -1, -1), cells.reshape(b, -1, cells.shape[2])], 1)
+        coarse_cells = torch.cat(
+            [none_coarse.expand(b, -1, -1), coarse_cells.reshape(b, -1, coarse_cells.shape[2])], 1
+        )
+        if without is not None:
+            rows = without[:, None, None]
+            cells = torch.where(rows, none, cells)
+            coarse_cells = torch.where(rows, none_coarse, coarse_cells)
+            mean = torch.where(rows[..., None], torch.zeros_like(mean), mean)
+        return ReadReferences(cells, coarse_cells, mean)
+
+    def no_references(self, rows: int) -> ReadReferences:
+        """What is read where there is no reference."""
+        n, dtype = self.config.cells, self.trunk_dtype
+        mean = torch.zeros(rows, self.config.channels[0], n, n, device=self.null.device)
+        return ReadReferences(
+            self.fine_none.to(dtype).expand(rows, -1, -1),
+            self.coarse_none.to(dtype).expand(rows, -1, -1),
+            mean.to(dtype),
+        )
+
+    def forward(
+        self, noisy: Tensor, level: Tensor, condition: Tensor, references: ReadReferences
     ) -> Tensor:
-        config = self.config
-        styles = iter(self.modulations(style, level))
-        embeds = text_embeds.to(self.trunk_dtype)
-        x = self.conv_in(fold(x.to(self.trunk_dtype), config.fold))
+        """The velocity n - x at x_s.
+
+        Args:
+            noisy: x_s, fp32 (b, c, n, n).
+            level: s in [0, 1], fp32 (b,); 1 is pure noise.
+            condition: (b, e) of `condition`.
+            references: of `read`.
+
+        Returns:
+            fp32 (b, c, n, n).
+        """
+        said = self.mix(condition + self.level(level_features(level, LEVEL_FEATURES)))
+        said = said.to(self.trunk_dtype)
+        x = self.conv_in(
+            noisy.to(self.trunk_dtype).contiguous(memory_format=torch.channels_last)
+        )
+        x = x + self.positions.to(x.dtype) + self.reference_mean(references.mean.to(x.dtype))
         skips: list[Tensor] = []
-        for index, parts in enumerate(self.down):
-            x = _through(parts, x, styles, embeds, mask)
-            if index < len(self.widen):
-                skips.append(x)
-                x = self.widen[index](downsample(x))
-        for index in reversed(range(len(self.up))):
-            if index < len(self.narrow):
-                x = upsample(self.narrow[index](x))
-                x = self.merge[index](torch.cat([x, skips.pop()], dim=1))
-            x = _through(self.up[index], x, styles, embeds, mask)
-        scale, shift = next(styles)
-        x = self.conv_out(F.silu(torch.addcmul(shift, channel_norm(x), scale)))
-        return unfold(x.float(), config.fold)
+        for index, block in enumerate(self.down):
+            x = block(x, said)
+            if index == 0:
+                x = self.down_attention(x, references.fine)
+            skips.append(x)
+        x = _conv(self.widen, x) + self.middle_positions.to(x.dtype)
+        for index, block in enumerate(self.middle):
+            x = block(x, said)
+            if index % 2 == 0:
+                x = self.self_attention[index // 2](x)
+            if index in (0, len(self.middle) // 2):
+                x = self.middle_attention[min(index, 1)](x, references.coarse)
+        x = F.conv_transpose2d(
+            x, self.narrow.weight.to(x.dtype), _bias(self.narrow).to(x.dtype), stride=2
+        )
+        for index, block in enumerate(self.up):
+            x = block(torch.cat([x, skips.pop()], dim=1), said)
+            if index == min(1, len(self.up) - 1):
+                x = self.up_attention(x, references.fine)
+        return self.conv_out(F.silu(self.norm_out(x))).float()
 
 
-def _through(parts: nn.Module, x: Tensor, styles, embeds: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN001
-    assert isinstance(parts, nn.ModuleDict)
-    for block in parts["blocks"]:  # pyright: ignore[reportGeneralTypeIssues]
-        x = block(x, *next(styles))
-    if "attention" not in parts:
-        return x
-    attention = parts["attention"]
-    return attention(x, embeds, mask) if hasattr(attention, "text_q") else attention(x)
+def _conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution with a stride, in the dtype of its input."""
+    return F.conv2d(x, layer.weight.to(x.dtype), _bias(layer).to(x.dtype), stride=layer.stride)
 
 
-def one_step(
-    generator: Generator,
-    noise: Tensor,
-    text: TextEncoding,
-    null: TextEncoding | None = None,
-    guidance: float = 1.0,
-) -> Tensor:
-    """Pictures in one step: G(n, t), the denoised picture at s = 1.
-
-    Args:
-        generator: the network.
-        noise: standard normal, fp32 (b, c, h, w).
-        text: the prompts, b rows.
-        null: the empty or the negative prompt, b rows; needed where guidance is not 1.
-        guidance: how far the style is carried on past the null's: w = w_null + guidance (w - w_null).
-
-    Returns:
-        Images, fp32 (b, c, h, w).
-    """
-    style = generator.style(text.text_features)
-    if guidance != 1.0:
-        assert null is not None
-        style_null = generator.style(null.text_features)
-        style = style_null + guidance * (style - style_null)
-    level = torch.ones(noise.shape[0], device=noise.device)
-    return generator(noise, level, text.text_embeds, text.mask, style)
-
-
-def many_steps(
-    generator: Generator,
-    noise: Tensor,
-    text: TextEncoding,
-    null: TextEncoding | None = None,
-    steps: int = 20,
-    guidance: float = 1.0,
-) -> Tensor:
-    """Pictures along the flow: steps of dx/ds = v = (x_s - denoised) / s from s = 1 to 0 (Liu et al. 2023).
-
-    Each step but the first carries the denoised picture on, by half of its last change where steps are alike: the
-    two-step formula of Adams and Bashforth, as DPM-Solver++(2M) has it (Lu et al. 2022), and no evaluation more than
-    Euler's. Steps are shorter where there is much noise (Esser et al. 2024, equation 23, with a shift of `SHIFT`), and
-    guidance is left out where there is little (Kynkäänniemi et al. 2024).
-
-    Args:
-        generator: the network after the flow stage.
-        noise: standard normal, fp32 (b, c, h, w).
-        text: the prompts, b rows.
-        null: the empty or the negative prompt, b rows; needed where guidance is not 1.
-        steps: from noise to picture; each with guidance is two evaluations of the network.
-        guidance: classifier-free guidance (Ho & Salimans 2022): v_null + guidance (v - v_null).
-
-    Returns:
-        Images, fp32 (b, c, h, w).
-    """
-    x, style = noise, generator.style(text.text_features)
-    style_null = generator.style(null.text_features) if null is not None else style
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    levels = (SHIFT * times / (1 + (SHIFT - 1) * times)).tolist()
-    before: Tensor | None = None
-    last = 0.0  # length of the step before
-    for now, then in itertools.pairwise(levels):
-        level = torch.full((x.shape[0],), now, device=x.device)
-        clean = generator(x, level, text.text_embeds, text.mask, style)
-        if guidance != 1.0 and now > GUIDED_ABOVE:
-            assert null is not None
-            clean_null = generator(x, level, null.text_embeds, null.mask, style_null)
-            clean = clean_null + guidance * (clean - clean_null)
-        ahead = clean if before is None else clean + 0.5 * (now - then) / last * (clean - before)
-        before, last = clean, now - then
-        x = x + (then - now) * (x - ahead) / now
-    return x
+def _bias(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias

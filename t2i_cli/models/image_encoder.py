@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli.config import ModelConfig
-from t2i_cli.models.layers import Conv, Linear, StyledBlock, downsample, fold
+from t2i_cli.models.layers import Conv, Linear, StyledBlock, downsample, patchify
 
 __all__ = ["ImageEncoder"]
 
@@ -23,7 +23,7 @@ class ImageEncoder(nn.Module):
         self.config = config
         self.trunk_dtype = torch.float32
         widths = config.image_encoder_channels
-        self.conv_in = Conv(config.image_channels * config.fold**2, widths[0])
+        self.conv_in = Conv(4 * config.patch**2, widths[0])
         self.levels = nn.ModuleList(
             nn.ModuleList(StyledBlock(width) for _ in range(2)) for width in widths
         )
@@ -35,13 +35,13 @@ class ImageEncoder(nn.Module):
         )  # log of the inverse temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [-1, 1] -> image_features (b, d), fp32, unit norm."""
+        """Images (b, 4, h, w) in [-1, 1] -> image_features (b, d), fp32, unit norm."""
         x = self.feature_maps(images)[-1]
         return F.normalize(self.head(self.norm(x.float().mean(dim=(2, 3)))), dim=1)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images (b, c, h, w) in [-1, 1] -> what each level makes of them, finest first: (b, width, grid, grid)."""
-        x = self.conv_in(fold(images.to(self.trunk_dtype), self.config.fold))
+        """Images (b, 4, h, w) in [-1, 1] -> what each level makes of them, finest first: (b, width, grid, grid)."""
+        x = self.conv_in(patchify(images.to(self.trunk_dtype), self.config.patch))
         maps: list[Tensor] = []
         for index, level in enumerate(self.levels):
             if index:

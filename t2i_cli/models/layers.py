@@ -22,9 +22,10 @@ __all__ = [
     "attend",
     "channel_norm",
     "downsample",
-    "fold",
+    
     "level_features",
-    "unfold",
+    "patchify",
+    "unpatchify",
     "upsample",
 ]
 
@@ -36,13 +37,19 @@ class Conv(nn.Conv2d):
     """A convolution that keeps the picture's size, in the dtype of its input: (b, c_in, h, w) -> (b, c_out, h, w)."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, kernel: int = 3, *, zero: bool = False
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 3,
+        *,
+        zero: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__(channels_in, channels_out, kernel, padding=kernel // 2)
         if zero:
             nn.init.zeros_(self.weight)
         else:
-            nn.init.normal_(self.weight, std=(channels_in * kernel * kernel) ** -0.5)
+            nn.init.normal_(self.weight, std=gain * (channels_in * kernel * kernel) ** -0.5)
         nn.init.zeros_(_known(self.bias))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -59,12 +66,14 @@ class Conv(nn.Conv2d):
 class Linear(nn.Linear):
     """A linear map in the dtype of its input: (..., c_in) -> (..., c_out)."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, zero: bool = False) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, *, zero: bool = False, gain: float = 1.0
+    ) -> None:
         super().__init__(channels_in, channels_out)
         if zero:
             nn.init.zeros_(self.weight)
         else:
-            nn.init.normal_(self.weight, std=channels_in**-0.5)
+            nn.init.normal_(self.weight, std=gain * channels_in**-0.5)
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -82,15 +91,15 @@ def channel_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
 
 
-def fold(images: Tensor, size: int) -> Tensor:
+def patchify(images: Tensor, size: int) -> Tensor:
     """Blocks of size x size pixels become channels: (b, c, h, w) -> (b, c size^2, h / size, w / size)."""
     b, c, h, w = images.shape
     cells = images.view(b, c, h // size, size, w // size, size).permute(0, 2, 4, 3, 5, 1)
     return cells.reshape(b, h // size, w // size, size * size * c).permute(0, 3, 1, 2)
 
 
-def unfold(cells: Tensor, size: int) -> Tensor:
-    """The inverse of `fold`: (b, c size^2, h, w) -> (b, c, h size, w size)."""
+def unpatchify(cells: Tensor, size: int) -> Tensor:
+    """The inverse of `patchify`: (b, c size^2, h, w) -> (b, c, h size, w size)."""
     b, c, h, w = cells.shape
     pixels = cells.permute(0, 2, 3, 1).reshape(b, h, w, size, size, c // size**2)
     return pixels.permute(0, 5, 1, 3, 2, 4).reshape(b, c // size**2, h * size, w * size)

@@ -20,7 +20,7 @@ from t2i_cli.data import batch_indices
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import PAD, Tokenizer
 from t2i_cli.training import distributed
-from t2i_cli.training.augment import (
+from t2i_cli.training.augmentation import (
     COLOURS,
     UNNAMED,
     colour_of,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
-from t2i_cli.training.augment import COLOURS, colour_of, slip, with_colour
+from t2i_cli.training.augmentation import COLOURS, colour_of, slip, with_colour
 
 __all__ = ["BUILTIN", "Lessons", "Teacher", "load_teacher", "make_lessons", "read_words"]
 
