@@ -272,54 +272,39 @@ class TrainConfig:
     # the budget: exactly one of the two is positive
     time: float = 1800.0  # s, 0 where steps rule
     steps: int = 0  # optimizer steps over all stages, 0 where time rules
+    objective: Literal["flow", "gan"] = "flow"  # gan: the founding form, one step against D
     contrastive: float = 0.15  # share of the budget
-    flow: float = 0.40  # share of the budget; 0 trains the plain text-conditional GAN from scratch
-    distill: float = 0.10  # share of the budget: one step learns what the flow makes in many
-    adversarial: float = 0.35  # share of the budget
+    autoencoder: float = 0.35  # share of the budget
+    flow: float = 0.50  # share of the budget
+    gan: float = 0.0  # share of the budget; with objective gan the flow's
     # the step
-    batch_size: int = 0  # pictures a step in flow and adversarial stages; 0: 64, on CUDA 256
+    batch_size: int = 0  # latents a step in flow and gan; 0: 64, on CUDA 256
     contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: twice batch_size
+    autoencoder_batch_size: int = 0  # pictures a step in the autoencoder stage; 0: half of batch_size
     seed: int = 0
-    lr: float = 1.0  # factor on every stage's own learning rate
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
-    flow_lr: float = 9e-4  # of flow and distill; AdamW's, and Muon's, in the flow times two
-    adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine; of G
+    autoencoder_lr: float = 4e-4  # Adam
+    equivariance: float = 0.0  # share of the autoencoder's steps with shrunk or turned latents
+    flow_lr: float = 2e-3  # AdamW, of the generator
+    gan_lr: float = 2e-4  # Adam, of the generator; falls to a quarter by a cosine
     caption_dropout: float = 0.1  # share of pictures shown without their caption
-    ema_images: float = (
-        500_000.0  # half-life of the average, in pictures; `training/ema.py` says how it begins
-    )
-    # the flow's pictures that one step learns from
-    distill_steps: int = 7  # of the flow, guided
-    distill_guidance: float = 2.5
-    distill_pairs: int = 8192  # kept in memory, 16 KiB each at 64 px RGBA
-    distill_perceptual: float = 0.1  # weight of the difference as the image encoder sees it
-    # the adversarial game
+    attribute_weights: str = ""  # such as "style=silhouette:0.4,clip-art:0.4"
+    # the founding form
     loss: Literal["relativistic", "log"] = "relativistic"  # log: the non-saturating log-loss
     alignment: Literal["contrastive", "squared"] = "contrastive"  # squared: |E(x) - f(t)|^2
     alignment_weight: float = 0.05  # of the generator's image-text term
-    pattern_weight: float = 0.3  # of G's term against patterns of the size of its cells
-    edge_weight: float = 1.0  # of G's term for edges as few and as strong as in real pictures
     mismatch_weight: float = 0.5  # of the mismatched-caption term of D
     discriminator_steps: int = 1  # D steps a G step
-    discriminator_head_start: float = (
-        0.1  # share of the stage in which D learns to judge a warm G, which waits
-    )
-    discriminator_lr: float = 3.0  # D's learning rate, as a factor on adversarial_lr
+    discriminator_lr: float = 3.0  # D's learning rate, as a factor on gan_lr
     discriminator_alignment_weight: float = 0.1  # of D's own image-text term on real pictures
     gamma: float = 0.0  # first weight of the penalties, falls to a tenth; 0 takes the resolution's
     penalty: Literal["finite", "exact"] = "finite"  # finite difference, or second derivatives
-    penalty_every: int = 1  # steps between penalties; the weight is multiplied by it
-    r2: bool = True  # the penalty on generated pictures
-    pairs_weight: float = 8.0  # of G's term that holds it to the pictures that the flow drew
-    spread_weight: float = 5.0  # of two pictures of a caption being as far apart as the flow's
-    anchor_weight: float = 1.0  # a game without pairs is held to its start so, in the end by 0.005
-    ema: bool = True
     # what D and E see
     augment: float = 0.1  # probability of each of shift, scale, cut-out, brightness in front of D
     recolour: float = 0.5  # share of pictures with one named hue that are turned to another one
     mirror: float = 0.5  # share of pictures mirrored, never where a caption says left or right
-    slips: float = 0.1  # share of captions that are read with a slip of the pen
+    slips: float = 0.1  # share of captions that are read with a typo in the contrastive stage
     # the run
     val: float = 0.02  # share of pictures held out, where the data names no split
     save_every: float = 300.0  # s
@@ -330,20 +315,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raise UsageError where a field is out of bounds."""
         bounds: dict[str, tuple[float, float]] = {
-            "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "flow": (0, 1), "distill": (0, 1),
-            "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
-            "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3),
-            "edge_weight": (0, 1e3),
-            "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
-            "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
-            "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
-            "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
-            "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "penalty_every": (1, 1000),
-            "pairs_weight": (0, 1e3), "anchor_weight": (0, 1e3), "spread_weight": (0, 1e3),
-            "augment": (0, 1), "recolour": (0, 1), "mirror": (0, 1), "slips": (0, 1),
-            "val": (0, 0.5), "save_every": (0, 1e9),
-            "sample_every": (0, 1e9), "report_every": (0, 1e9), "vocab_size": (300, 262_144),
-            "teacher_weight": (0, 1e3),
+            "time": (0, 1e9), "steps": (0, 10**9), "contrastive": (0, 1), "autoencoder": (0, 1), "flow": (0, 1),
+            "gan": (0, 1), "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536),
+            "autoencoder_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "contrastive_lr": (0, 1),
+            "autoencoder_lr": (0, 1), "equivariance": (0, 1), "flow_lr": (0, 1), "gan_lr": (0, 1),
+            "caption_dropout": (0, 1), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
+            "discriminator_steps": (1, 100), "discriminator_lr": (1e-3, 1e3),
+            "discriminator_alignment_weight": (0, 1e3), "gamma": (0, 1e6), "augment": (0, 1), "recolour": (0, 1),
+            "mirror": (0, 1), "slips": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9), "sample_every": (0, 1e9),
+            "report_every": (0, 1e9), "vocab_size": (300, 262_144), "teacher_weight": (0, 1e3),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -351,7 +331,7 @@ class TrainConfig:
                 raise UsageError(f"{name} = {value}: out of range", f"use {low:g} to {high:g}")
         for name, values in {
             "size": tuple(PRESETS), "resolution": RESOLUTIONS, "loss": ("relativistic", "log"),
-            "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"),
+            "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"), "objective": ("flow", "gan"),
             "precision": ("auto", "bf16", "fp32"),
         }.items():  # fmt: skip
             if getattr(self, name) not in values:
@@ -361,10 +341,10 @@ class TrainConfig:
                 )
         if (self.time > 0) == (self.steps > 0):
             raise UsageError("a run needs either --time or --steps", "for example --time 30m")
-        if self.contrastive + self.flow + self.distill + self.adversarial <= 0:
+        if self.contrastive + self.autoencoder + self.flow + self.gan <= 0:
             raise UsageError(
                 "every stage is turned off",
-                "give one of contrastive, flow, distill, adversarial a share",
+                "give one of contrastive, autoencoder, flow, gan a share",
             )
 
     def to_dict(self) -> dict[str, Any]:

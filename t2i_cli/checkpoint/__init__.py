@@ -10,7 +10,6 @@ from __future__ import annotations
 from t2i_cli.checkpoint.evaluation import evaluation_file, load_lite0
 from t2i_cli.checkpoint.files import append_line, remove_orphans, truncate_log, write_atomic
 from t2i_cli.checkpoint.lock import RunLock, holder_of
-from t2i_cli.checkpoint.pairs import drop_pairs, keep_pairs, kept_pairs
 from t2i_cli.checkpoint.state import RunState, load_state, save_state, saved_step
 from t2i_cli.checkpoint.weights import (
     LoadedModel,
@@ -31,11 +30,8 @@ __all__ = [
     "WeightsInfo",
     "append_line",
     "check_reader",
-    "drop_pairs",
     "evaluation_file",
     "holder_of",
-    "keep_pairs",
-    "kept_pairs",
     "load_lite0",
     "load_model",
     "load_state",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from t2i_cli.config import Attribute
 from t2i_cli.data import batch_indices
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import PAD, Tokenizer
@@ -50,6 +51,11 @@ class Pictures(Protocol):
     @property
     def captions(self) -> Sequence[Sequence[str]]:
         """The alternatives of each picture, best first."""
+        ...
+
+    @property
+    def meta(self) -> Sequence[Mapping[str, Any]]:
+        """What else the data says of each picture, its attributes among it."""
         ...
 
 
@@ -114,15 +120,10 @@ class Batches:
         slips: float = 0.0,
         lessons: Lessons | None = None,
     ) -> None:
-        self.indices = indices
+        self.pictures, self.indices = pictures, indices
         self.seed = seed
         self.lessons = lessons
-        self._pictures, self._tokenizer, self._length, self._device = (
-            pictures,
-            tokenizer,
-            context_length,
-            device,
-        )
+        self._tokenizer, self._length, self._device = tokenizer, context_length, device
         self._recolour, self._mirror, self._slips = recolour, mirror, slips
         self._tokens: dict[str, list[int]] = {}
         self._resident: Tensor | None = None
@@ -136,17 +137,14 @@ class Batches:
         return len(self.indices)
 
     def get(self, stage: str, step: int, size: int) -> Batch:
-        """The step-th batch of a stage, `size` pictures; of several processes each gets its rows of it.
-
-        In the distill stage two rows each have one caption, whose noise differs (`losses.spread_loss`).
-        """
+        """The step-th batch of a stage, `size` pictures; of several processes each gets its rows of it."""
         rows = self.indices[
             batch_indices(len(self.indices), size, seed_for(self.seed, stage), step)
         ]
         random = np.random.Generator(
             np.random.Philox(key=seed_for(self.seed, stage, "batch", step))
         )
-        batch = self.of(rows, random, distributed.share(len(rows)), twice=stage == "distill")
+        batch = self.of(rows, random, distributed.share(len(rows)))
         if stage == "contrastive" and self.lessons is not None:
             return dataclasses.replace(
                 batch, lesson=self._lesson(self.lessons, batch.captions, random)
@@ -163,24 +161,21 @@ class Batches:
         rows: np.ndarray,
         random: np.random.Generator | None = None,
         mine: slice = slice(None),
-        *,
-        twice: bool = False,
     ) -> Batch:
         """The batch of given pictures, int64 (b,); with no randomness, first captions and pictures as they are.
 
         The captions hang on all pixels (only what was really recoloured is called so), so every process reads the
         whole batch's, which costs little beside a step, and goes on with the pictures of its rows, `mine`.
-        With `twice` every second row has the caption of the row before it, whatever its own picture shows.
         """
         pixels = self._pixels(rows)
         if random is None:
-            captions = [self._pictures.captions[int(row)][0] for row in rows]
+            captions = [self.pictures.captions[int(row)][0] for row in rows]
             return self._batch(to_images(pixels[mine]), captions, mine)
         chosen: list[str] = []
         turns: list[tuple[int, str, str]] = []  # row in the batch, colour, new colour
         draws = random.random((len(rows), 4))
         for position, row in enumerate(rows):
-            alternatives = self._pictures.captions[int(row)]
+            alternatives = self.pictures.captions[int(row)]
             first, any_of, turn, to = draws[position]
             pick = 0 if first < FIRST_CAPTION else int(any_of * len(alternatives))
             caption = alternatives[pick]
@@ -210,19 +205,30 @@ class Batches:
                     chosen[position] = with_colour(chosen[position], to)
         flips = random.random(len(rows)) < self._mirror
         flips &= [
-            not any(sided(text) for text in self._pictures.captions[int(row)]) for row in rows
+            not any(sided(text) for text in self.pictures.captions[int(row)]) for row in rows
         ]
         slips = random.random(len(rows)) < self._slips
         read = [slip(text, random) if on else text for text, on in zip(chosen, slips, strict=True)]
-        if twice:
-            for texts in (chosen, read):
-                texts[1::2] = texts[: len(texts) - len(texts) % 2 : 2]
         return self._batch(
             mirror(to_images(pixels[mine]), torch.tensor(flips[mine], device=self._device)),
             chosen,
             mine,
             read,
         )
+
+    def captions(self, place: int) -> list[str]:
+        """The captions of a training picture, by its place among them, best first."""
+        return list(self.pictures.captions[int(self.indices[place])])
+
+    def attributes(self, wanted: Sequence[Attribute]) -> np.ndarray:
+        """The attributes of every training picture: int64 (m, a), the number of values where it has none."""
+        found = np.empty((len(self.indices), len(wanted)), np.int64)
+        for column, attribute in enumerate(wanted):
+            places = {value: at for at, value in enumerate(attribute.values)}
+            for at, row in enumerate(self.indices):
+                value = str(self.pictures.meta[int(row)].get(attribute.name, ""))
+                found[at, column] = places.get(value, len(places))
+        return found
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> tokens (b, t) and mask (b, t) on the device, t the longest of them."""
@@ -236,7 +242,7 @@ class Batches:
     def _pixels(self, rows: np.ndarray) -> Tensor:
         if self._resident is not None:
             return self._resident[torch.from_numpy(rows).to(self._device)]
-        return torch.from_numpy(np.ascontiguousarray(self._pictures.pixels[rows])).to(self._device)
+        return torch.from_numpy(np.ascontiguousarray(self.pictures.pixels[rows])).to(self._device)
 
     def _batch(
         self, images: Tensor, captions: list[str], mine: slice, read: list[str] | None = None

@@ -10,29 +10,19 @@ from torch import Tensor
 
 __all__ = [
     "contrastive_loss",
-    "distill_loss",
-    "edge_energy",
-    "edge_loss",
     "exact_penalty",
     "finite_penalty",
-    "flow_loss",
+    "hinge_d_loss",
     "log_d_loss",
     "log_g_loss",
     "mismatch_loss",
-    "pattern_loss",
-    "pattern_power",
     "perceptual_loss",
     "relation_loss",
     "relativistic_d_loss",
     "relativistic_g_loss",
-    "spread_loss",
     "squared_distance_loss",
+    "velocity_loss",
 ]
-
-EDGES = (0.03, 0.1, 0.3, 1.0)  # strengths of an edge, in the pictures' own range of -1 to 1
-FAINT_POWER = 0.03  # of waves that are less than a level of 256 high at 64 px: nobody sees them
-SMALLEST_LEVEL = 0.02  # of the noise in `flow_loss`: below it the picture is as good as clean
-
 
 def contrastive_loss(
     image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor
@@ -83,92 +73,20 @@ def squared_distance_loss(image_features: Tensor, text_features: Tensor) -> Tens
     return (image_features - text_features).square().sum(dim=1).mean()
 
 
-def flow_loss(denoised: Tensor, images: Tensor, level: Tensor) -> Tensor:
-    """Squared error of the velocity n - x (Liu et al. 2023, equation 1).
-
-    With x_s = (1 - s) x + s n the velocity told by a denoised picture is (x_s - denoised) / s, so its error is that of
-    the denoised picture over s.
+def velocity_loss(velocity: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the velocity n - z of z_s = (1 - s) z + s n: Liu et al. 2023, equation 1.
 
     Args:
-        denoised: (b, c, h, w), what the network makes of x_s.
-        images: x, (b, c, h, w).
-        level: s, (b,) in (0, 1].
+        velocity: fp32 (b, c, n, n), what the generator says.
+        latents: z, fp32 (b, c, n, n).
+        noise: n, fp32 (b, c, n, n).
     """
-    each = F.mse_loss(denoised, images, reduction="none").mean((1, 2, 3))
-    return (each / level.clamp(min=SMALLEST_LEVEL).square()).mean()
+    return (velocity - (noise - latents)).square().mean()
 
 
-def distill_loss(drawn: Tensor, target: Tensor) -> Tensor:
-    """Squared error of a picture drawn in one step against a sampler's of the same noise (Luhman & Luhman 2021).
-
-    Args:
-        drawn: fp32 (b, c, h, w).
-        target: fp32 (b, c, h, w) in [-1, 1].
-    """
-    return (drawn - target).square().mean()
-
-
-def pattern_power(images: Tensor, cell: int) -> Tensor:
-    """Power of pictures at the frequencies that repeat from cell to cell, the mean of each picture left out.
-
-    Args:
-        images: fp32 (b, c, h, w).
-        cell: side of a cell, px; h and w are multiples of it.
-
-    Returns:
-        fp32 (b, frequencies), over the mean of the channels.
-    """
-    h, w = images.shape[2:]
-    spectrum = torch.fft.rfft2(images.float(), norm="ortho")[:, :, :: h // cell, :: w // cell]
-    return torch.view_as_real(spectrum).square().sum(-1).mean(1).flatten(1)[:, 1:]
-
-
-def pattern_loss(drawn: Tensor, real: Tensor) -> Tensor:
-    """Squared difference of two batches' mean log `pattern_power`.
-
-    What is unfolded from cells of a few pixels has a pattern of their size, a peak in the spectrum that no real picture
-    has (Durall et al. 2020, whose spectral term is of all frequencies). The mean is of logarithms, since a few busy
-    pictures have most of a batch's power, and it is the plain ones where a pattern shows. Power under `FAINT_POWER`
-    counts for nothing: the logarithm of what nobody sees has a gradient many times that of the whole game.
-
-    Args:
-        drawn: fp32 (b, frequencies).
-        real: fp32 (b, frequencies), of other pictures.
-    """
-    floored = [(power + FAINT_POWER).log().mean(0) for power in (drawn, real)]
-    return (floored[0] - floored[1]).square().mean()
-
-
-def edge_energy(images: Tensor) -> Tensor:
-    """How strongly neighbouring pixels differ, as seen at several strengths of an edge.
-
-    Each value is the mean of log(1 + d^2 / strength^2) over all pairs of neighbours, d^2 being their squared difference
-    summed over channels: for a strength far under an edge's it counts edges, for one far over it the edges' power.
-
-    Args:
-        images: fp32 (b, c, h, w), nominally in [-1, 1]; what lies outside is clipped, as it is when a picture is saved.
-
-    Returns:
-        fp32 (b, strengths).
-    """
-    x = images.float().clamp(-1, 1)
-    steps = [x.diff(dim=axis).square().sum(1).flatten(1) for axis in (2, 3)]
-    squares = torch.cat(steps, dim=1)
-    return torch.stack([torch.log1p(squares / e**2).mean(1) for e in EDGES], dim=1)
-
-
-def edge_loss(drawn: Tensor, real: Tensor) -> Tensor:
-    """Squared difference of the logs of two batches' mean `edge_energy`, summed over strengths.
-
-    Real drawings have few edges, and strong ones; what a network draws has weak ones everywhere: soft outlines, mottled
-    fills. The penalty of small differences that grows like a logarithm, not like a square, is what gives sparse
-    gradients (Levin et al. 2007); here the data says how sparse.
-
-    Args:
-        drawn: fp32 (b, strengths).
-        real: fp32 (b, strengths), of other pictures.
-    """
-    return ((drawn.mean(0) + 1e-4).log() - (real.mean(0) + 1e-4).log()).square().sum()
+def hinge_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Mean of max(0, 1 - D(x)) and of max(0, 1 + D(G)), added: Lim & Ye 2017, equation 8. Logits of any shape."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
 def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
@@ -184,32 +102,6 @@ def perceptual_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor
     return torch.stack(
         [_apart(mine, theirs).mean() for mine, theirs in zip(drawn, target, strict=True)]
     ).sum()
-
-
-def spread_loss(drawn: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """How far the distances between pictures of one caption are from what they should be: summed over levels.
-
-    A network that is taught a mean draws what lies between the pictures that it was shown, so what it draws of two
-    noises is too much alike. Here the distance of two (`perceptual_loss`) is taught itself, by its squared error:
-    relational distillation by distance (Park et al. 2019, equation 5).
-
-    Args:
-        drawn: of each level, the feature maps (b, c, h, w) of what was drawn; two rows each have one caption, and the
-            last one is alone where b is odd.
-        target: likewise, of what it should be.
-    """
-    return torch.stack(
-        [
-            (_of_twos(mine) - _of_twos(theirs)).square().mean()
-            for mine, theirs in zip(drawn, target, strict=True)
-        ]
-    ).sum()
-
-
-def _of_twos(maps: Tensor) -> Tensor:
-    """`_apart` of rows 0 and 1, 2 and 3, ...: (b // 2,)."""
-    first, second = maps[: len(maps) // 2 * 2].unflatten(0, (-1, 2)).unbind(1)
-    return _apart(first, second)
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
