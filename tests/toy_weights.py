@@ -1,13 +1,12 @@
 """A toy model in a weights file: random weights, nothing at zero, so that every path of the graph counts."""
 
 import torch
-from torch import nn
 
 from t2i_cli import models
 from t2i_cli.checkpoint import save_model
 from t2i_cli.config import ModelConfig
 from t2i_cli.training.vocabulary import words_of
-from tests.toys import Toys, toy_config, toy_tokenizer
+from tests.toys import Toys, awaken, toy_config, toy_tokenizer
 
 
 def toy_words():
@@ -15,15 +14,17 @@ def toy_words():
     return words_of(Toys().captions, {"orb": "ball"})
 
 
-def save_toy(path, channels=4, seed=0, config: ModelConfig | None = None, title="toy", stage=""):
+def save_toy(
+    path, *, opaque=False, attributes=(), seed=0, config: ModelConfig | None = None, title="toy", stage=""
+):  # fmt: skip
     """Write a model and return its path."""
     tokenizer = toy_tokenizer()
-    config = config or toy_config(channels, vocab_size=tokenizer.vocab_size)
+    config = config or toy_config(
+        vocab_size=tokenizer.vocab_size, opaque=opaque, attributes=attributes
+    )
     torch.manual_seed(seed)
     networks = models.build(config)
-    for parameter in networks.parameters():
-        if parameter.abs().max() == 0:
-            nn.init.normal_(parameter, std=0.02)
+    awaken(networks)
     states = {name: network.state_dict() for name, network in networks.named_children()}
     extra = {"t2i.stage": stage} if stage else {}
     save_model(

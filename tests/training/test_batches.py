@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from t2i_cli.config import Attribute
 from t2i_cli.metrics import hue_name
 from t2i_cli.training.augmentation import colour_of
 from t2i_cli.training.batches import Batches, seed_for
-from tests.toys import Toys, toy_tokenizer
+from tests.toys import STYLE, Toys, toy_tokenizer
 
 
 def batches(**options: float) -> Batches:
@@ -31,18 +32,6 @@ def test_a_batch_is_told_by_its_position() -> None:
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.tokens, b.tokens)
     assert one.get("flow", 0, 6).captions != one.get("contrastive", 0, 6).captions
-
-
-def test_two_rows_each_have_one_caption_to_distill_and_no_other_stage() -> None:
-    source = batches(recolour=0.5, slips=0.5)
-    for size in (6, 7):
-        batch = source.get("distill", 1, size)
-        assert batch.captions[1::2] == batch.captions[: size // 2 * 2 : 2]
-        assert torch.equal(batch.text[1::2], batch.text[: size // 2 * 2 : 2])
-        assert torch.equal(batch.tokens[1::2], batch.tokens[: size // 2 * 2 : 2])
-        assert len(set(batch.captions)) > size // 4
-    flow = source.get("flow", 1, 6)
-    assert flow.captions[1::2] != flow.captions[::2]
 
 
 def test_every_picture_comes_once_an_epoch() -> None:
@@ -92,7 +81,49 @@ def test_text_is_equal_where_captions_are() -> None:
     assert batch.mask.dtype == torch.bool
 
 
+def test_captions_are_those_of_a_place_among_the_training_pictures() -> None:
+    toys = Toys()
+    source = Batches(
+        toys,
+        np.array([9, 2]),
+        toy_tokenizer(),
+        context_length=16,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    assert len(source) == 2
+    assert [source.captions(place) for place in (0, 1)] == [toys.captions[9], toys.captions[2]]
+    source.captions(0).append("changed")
+    assert source.captions(0) == toys.captions[9]  # a copy
+
+
+def test_attributes_are_places_of_values_and_none_is_their_number() -> None:
+    toys = Toys()
+    toys.meta[3] = {"style": "unheard-of"}
+    toys.meta[4] = {"style": None}
+    toys.meta[5] = {"size": 12}  # a number in the data is its text
+    order = np.array([5, 4, 3, 2, 1, 7])
+    source = Batches(
+        toys, order, toy_tokenizer(), context_length=16, seed=0, device=torch.device("cpu")
+    )
+    found = source.attributes((STYLE, Attribute("size", ("12", "9"))))
+    assert found.dtype == np.int64
+    assert found.tolist() == [[2, 0], [2, 2], [2, 2], [0, 2], [1, 2], [2, 2]]
+    assert source.attributes(()).shape == (6, 0)
+
+
+def test_tokens_are_cut_to_the_longest_caption() -> None:
+    source = batches()
+    tokens, mask = source.tokens(["a red ball", "ball"])
+    assert tokens.shape == mask.shape
+    assert tokens.shape[1] == int(mask.sum(1).max()) < 16
+    assert mask[0].all()
+    assert not mask[1].all()
+    alone, _ = source.tokens(["ball"])
+    assert torch.equal(tokens[1, : alone.shape[1]], alone[0])
+
+
 def test_seed_for_tells_positions_apart() -> None:
-    seeds = {seed_for(0, stage, step) for stage in ("flow", "adversarial") for step in range(500)}
+    seeds = {seed_for(0, stage, step) for stage in ("flow", "autoencoder") for step in range(500)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)

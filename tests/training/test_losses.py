@@ -43,15 +43,61 @@ def test_contrastive_loss_is_symmetric_infonce_without_equal_captions_as_negativ
     assert float(got) == pytest.approx(expected / 12, rel=1e-10)
 
 
-def test_flow_loss_is_the_error_of_the_velocity() -> None:
-    x, noise, told = (RNG.normal(size=(4, 3, 8, 8)) for _ in range(3))
-    level = np.array([0.1, 0.5, 0.9, 1.0])
-    s = level[:, None, None, None]
-    noisy = (1 - s) * x + s * noise
-    velocity = (noisy - told) / s
-    expected = np.mean((velocity - (noise - x)) ** 2)
-    got = losses.flow_loss(torch.tensor(told), torch.tensor(x), torch.tensor(level))
-    assert float(got) == pytest.approx(expected, rel=1e-10)
+def test_velocity_loss_is_the_squared_error_of_noise_minus_latents() -> None:
+    told, latents, noise = (RNG.normal(size=(4, 3, 8, 8)) for _ in range(3))
+    expected = np.mean((told - (noise - latents)) ** 2)
+    got = losses.velocity_loss(*map(torch.tensor, (told, latents, noise)))
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_true_velocity_has_no_loss_and_leads_from_noise_to_latents() -> None:
+    """z_s = (1 - s) z + s n moves by n - z for each unit of s, so z_s - s v is z at every level."""
+    latents, noise = (torch.tensor(RNG.normal(size=(3, 2, 4, 4))) for _ in range(2))
+    s = torch.tensor([0.1, 0.6, 1.0], dtype=torch.float64).view(3, 1, 1, 1)
+    noisy = ((1 - s) * latents + s * noise).requires_grad_()
+    velocity = noise - latents
+    assert float(losses.velocity_loss(velocity, latents, noise)) == 0
+    assert torch.allclose(noisy - s * velocity, latents)
+    told = velocity + 1
+    told.requires_grad_()
+    losses.velocity_loss(told, latents, noise).backward()
+    assert told.grad is not None
+    assert torch.allclose(told.grad, torch.full_like(told, 2 / told.numel()))
+
+
+def test_hinge_loss_against_its_formula_for_logits_of_any_shape() -> None:
+    real, fake = RNG.normal(size=(4, 1, 6, 6)) * 2, RNG.normal(size=(3, 1, 5, 5)) * 2
+    expected = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()
+    got = losses.hinge_d_loss(torch.tensor(real), torch.tensor(fake))
+    assert float(got) == pytest.approx(expected, rel=1e-12)
+
+
+def test_hinge_loss_asks_for_a_margin_of_one_and_for_no_more() -> None:
+    real = torch.tensor([-1.0, 0.9, 1.5], requires_grad=True)
+    fake = torch.tensor([1.0, -0.9, -1.5], requires_grad=True)
+    losses.hinge_d_loss(real, fake).backward()
+    assert real.grad is not None
+    assert fake.grad is not None
+    assert real.grad.tolist() == pytest.approx([-1 / 3, -1 / 3, 0])
+    assert fake.grad.tolist() == pytest.approx([1 / 3, 1 / 3, 0])
+    assert float(losses.hinge_d_loss(torch.tensor([1.0]), torch.tensor([-1.0]))) == 0
+
+
+def test_relation_loss_is_the_divergence_of_softmaxed_cosines() -> None:
+    student, teacher = unit(5, 4), unit(5, 7)
+
+    def relations(features: np.ndarray) -> np.ndarray:
+        logits = features @ features.T / 0.1
+        np.fill_diagonal(logits, -np.inf)
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+    p, q = relations(teacher), relations(student)
+    off = ~np.eye(5, dtype=bool)
+    expected = (p[off] * np.log(p[off] / q[off])).sum() / 5
+    got = losses.relation_loss(torch.tensor(student), torch.tensor(teacher))
+    assert float(got) == pytest.approx(expected, rel=1e-6)
+    turned = torch.tensor(teacher[:, ::-1].copy())  # another basis, the same relations
+    assert float(losses.relation_loss(turned, torch.tensor(teacher))) == pytest.approx(0, abs=1e-9)
 
 
 def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
@@ -70,74 +116,6 @@ def test_perceptual_loss_is_a_distance_of_directions_in_every_cell() -> None:
     assert float(losses.perceptual_loss(*levels)) == pytest.approx(expected, rel=1e-5)
     brighter = [3 * level for level in levels[0]]
     assert float(losses.perceptual_loss(levels[0], brighter)) == pytest.approx(0, abs=1e-9)
-
-
-def test_spread_loss_asks_of_twos_how_far_they_are_apart() -> None:
-    mine = [RNG.normal(size=(5, 4, 2, 2)), RNG.normal(size=(5, 3, 1, 1))]
-    theirs = [RNG.normal(size=level.shape) for level in mine]
-
-    def apart(a: np.ndarray, b: np.ndarray) -> float:
-        a, b = (x / np.linalg.norm(x, axis=0) for x in (a, b))
-        return float(((a - b) ** 2).sum(0).mean())
-
-    expected = 0.0
-    for a, b in zip(mine, theirs, strict=True):  # the fifth has no other
-        errors = [apart(a[i], a[i + 1]) - apart(b[i], b[i + 1]) for i in (0, 2)]
-        expected += np.mean(np.square(errors))
-    levels = [[torch.tensor(level) for level in group] for group in (mine, theirs)]
-    assert float(losses.spread_loss(*levels)) == pytest.approx(expected, rel=1e-5)
-    assert float(losses.spread_loss(levels[0], levels[0])) == 0
-    alike = [level[:1].expand(4, -1, -1, -1).clone().requires_grad_() for level in levels[0]]
-    moved = [level + 0.01 * torch.randn_like(level) for level in alike]
-    losses.spread_loss(moved, [level[:4] for level in levels[1]]).backward()
-    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in alike)
-
-
-def test_pattern_loss_sees_what_repeats_from_cell_to_cell() -> None:
-    drawn, real = RNG.normal(size=(3, 2, 16, 8)), RNG.normal(size=(5, 2, 16, 8))
-
-    def log_power(images: np.ndarray) -> np.ndarray:
-        power = (np.abs(np.fft.fft2(images, norm="ortho")) ** 2).mean(1)[:, ::4][:, :, [0, 2, 4]]
-        return np.log(power.reshape(len(images), -1)[:, 1:] + losses.FAINT_POWER).mean(0)
-
-    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return losses.pattern_loss(losses.pattern_power(a, 4), losses.pattern_power(b, 4))
-
-    expected = ((log_power(drawn) - log_power(real)) ** 2).mean()
-    a, b = (torch.tensor(images, dtype=torch.float32) for images in (drawn, real))
-    assert float(loss(a, b)) == pytest.approx(expected, rel=1e-4)
-    dots = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).repeat(4, 2)
-    assert loss(b + dots, b) > loss(b + 0.3 * dots, b) > 0.05
-    assert float(loss(b + 1.0, b)) == pytest.approx(0, abs=1e-6)  # brighter, but no pattern
-
-
-def test_edge_loss_tells_soft_outlines_and_mottled_fills_from_drawings() -> None:
-    drawn, real = RNG.normal(size=(3, 2, 8, 6)), RNG.normal(size=(5, 2, 8, 6)) * 0.5
-
-    def mean_energy(images: np.ndarray) -> np.ndarray:
-        x = images.clip(-1, 1)
-        squares = [(np.diff(x, axis=axis) ** 2).sum(1).reshape(len(x), -1) for axis in (2, 3)]
-        log = [np.log(1 + np.concatenate(squares, 1) / e**2).mean() for e in losses.EDGES]
-        return np.log(np.array(log) + 1e-4)
-
-    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return losses.edge_loss(losses.edge_energy(a), losses.edge_energy(b))
-
-    a, b = (torch.tensor(images, dtype=torch.float32) for images in (drawn, real))
-    expected = ((mean_energy(drawn) - mean_energy(real)) ** 2).sum()
-    assert float(loss(a, b)) == pytest.approx(expected, rel=1e-4)
-    square = torch.full((1, 1, 16, 16), -0.5)
-    square[..., 4:12, 4:12] = 0.5
-    mottled = square + 0.05 * torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    soft = torch.nn.functional.avg_pool2d(square, 3, 1, padding=1, count_include_pad=False)
-    moved = square.roll((2, 1), (2, 3))
-    assert float(loss(moved, square)) == pytest.approx(0, abs=1e-6)  # only elsewhere
-    assert min(loss(mottled, square), loss(soft, square)) > 0.5
-    x = mottled.clone().requires_grad_()
-    for _ in range(200):  # what goes down it has the fills of the drawing, and its edges still
-        (step,) = torch.autograd.grad(loss(x, square), x)
-        x = (x - 0.02 * step / step.abs().max()).detach().requires_grad_()
-    assert (x - square).abs().mean() < 0.5 * (mottled - square).abs().mean()
 
 
 def test_adversarial_losses_against_their_formulas() -> None:

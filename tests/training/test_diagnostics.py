@@ -1,4 +1,4 @@
-"""The doctor on histories of healthy and of ill runs."""
+"""Diagnostics on histories of healthy and of ill runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from t2i_cli.training.doctor import SIGNALS, Doctor, examine
+from t2i_cli.training.diagnostics import SIGNALS, Doctor, examine
 
 Row = dict[str, Any]
 

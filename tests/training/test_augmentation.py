@@ -8,7 +8,7 @@ import torch
 
 from t2i_cli.metrics import hue_name
 from t2i_cli.pixels import to_images
-from t2i_cli.training import augment as a
+from t2i_cli.training import augmentation as a
 from tests.toys import COLOURS, Toys
 
 
