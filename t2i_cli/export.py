@@ -1,15 +1,19 @@
-"""A model's networks -> ONNX graphs: text_encoder, generator, image_encoder, one file each.
+"""A model's networks -> ONNX graphs, one file each.
 
 Leaves two forms. `export_onnx` writes files for others, weights inside. `build_graphs` makes the skeletons
 that `runtime` fills with the weights of any model of the same config; they hold the networks' structure and no weight.
 
 | graph | inputs | outputs |
 |---|---|---|
-| text_encoder | tokens int64 (b, t), mask bool (b, t) | text_embeds (b, t, d), text_features (b, d), style (b, s) |
-| generator | noise (b, c, h, w), text_embeds (b, t, d), mask bool (b, t), style (b, s) | images in [-1, 1] |
-| image_encoder | images (b, c, h, w) | image_features (b, d) |
+| text | tokens int64, mask bool (b, t), attributes int64 (b, a) | text_features, query (b, d), condition (b, e) |
+| null | attributes int64 (b, a) | condition (b, e), of no text |
+| references | latents (b, k, c, n, n), attributes int64 (b, k, a) | fine (b, m, d), coarse (b, q, 2 d), mean (b, d, n, n) |
+| generator | noisy (b, c, n, n), level (b,), condition, fine, coarse, mean | velocity (b, c, n, n) |
+| decoder | latents (b, c, n, n) | images (b, 4, r, r) in [-1, 1] |
+| encoder | images (b, 4, r, r) | latents (b, c, n, n) |
+| image_encoder | images (b, 4, r, r) | image_features (b, d) |
 
-b and t are free. Guidance is arithmetic between the two first: style = null + guidance * (style - null).
+b, t and k are free. The sampler's loop (`t2i_cli.solver`) runs outside of the graphs.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli import models
@@ -38,44 +43,68 @@ from t2i_cli.errors import OutputError, T2IError
 __all__ = ["OPSET", "build_graphs", "export_onnx"]
 
 OPSET = 20  # of ONNX; read by ONNX Runtime 1.17 and later
-GRAPHS = ("text_encoder", "generator", "image_encoder")
+
 
 
 class _Text(nn.Module):
-    """The text encoder, and the generator's map from what it says to a style."""
+    """The text encoder, the query for references, and what the generator is asked for."""
 
     def __init__(self, networks: models.Networks) -> None:
         super().__init__()
-        self.text_encoder = networks.text_encoder
+        self.text_encoder, self.generator = networks.text_encoder, networks.generator
+
+    def forward(
+        self, tokens: Tensor, mask: Tensor, attributes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens int64, mask bool (b, t), attributes int64 (b, a) -> text_features, query, condition."""
+        text = self.text_encoder(tokens, mask)
+        query = F.normalize(self.generator.whitened(text.text_features), dim=1)
+        return text.text_features, query, self.generator.condition(text, tokens, attributes)
+
+
+class _Null(nn.Module):
+    """What is asked for without a text."""
+
+    def __init__(self, networks: models.Networks) -> None:
+        super().__init__()
         self.generator = networks.generator
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens int64 (b, t), mask bool (b, t) -> text_embeds, text_features, style."""
-        text = self.text_encoder(tokens, mask)
-        return text.text_embeds, text.text_features, self.generator.style(text.text_features)
+    def forward(self, attributes: Tensor) -> Tensor:
+        """Attributes int64 (b, a) -> condition (b, e)."""
+        return self.generator.null_condition(attributes)
+
+
+class _References(nn.Module):
+    """What the generator reads off references."""
+
+    def __init__(self, networks: models.Networks) -> None:
+        super().__init__()
+        self.generator = networks.generator
+
+    def forward(self, latents: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (b, k, c, n, n), attributes int64 (b, k, a) -> fine, coarse, mean of `models.ReadReferences`."""
+        read = self.generator.read(latents, attributes)
+        return read.fine, read.coarse, read.mean
 
 
 class _Generator(nn.Module):
-    """G at s = 1: one step from pure noise, as `models.one_step` takes it."""
+    """The velocity at a noise level: the sampler's loop runs outside."""
 
     def __init__(self, networks: models.Networks) -> None:
         super().__init__()
         self.generator = networks.generator
 
-    def forward(self, noise: Tensor, text_embeds: Tensor, mask: Tensor, style: Tensor) -> Tensor:
-        """Noise (b, c, h, w) and a text -> images (b, c, h, w)."""
-        level = torch.ones_like(noise[:, 0, 0, 0])
-        return self.generator(noise, level, text_embeds, mask, style)
-
-
-class _Images(nn.Module):
-    def __init__(self, networks: models.Networks) -> None:
-        super().__init__()
-        self.image_encoder = networks.image_encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (b, c, h, w) -> image_features (b, d)."""
-        return self.image_encoder(images)
+    def forward(
+        self,
+        noisy: Tensor,
+        level: Tensor,
+        condition: Tensor,
+        fine: Tensor,
+        coarse: Tensor,
+        mean: Tensor,
+    ) -> Tensor:
+        """Latents (b, c, n, n) at levels (b,), and what they are to become -> velocity (b, c, n, n)."""
+        return self.generator(noisy, level, condition, models.ReadReferences(fine, coarse, mean))
 
 
 def build_graphs(config: ModelConfig) -> bytes:
@@ -139,7 +168,7 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
         "model_hash": loaded.info.hash,
         "license": loaded.info.license,
         "opset": OPSET,
-        "guidance": "style = null_style + guidance * (style - null_style)",
+        "sampler": "z = z - (s - t) * v from s = 1 (noise) to 0; guidance: v = v_null + guidance * (v - v_null)",
         "pixels": "RGBA is premultiplied around grey: colour / alpha, then (x + 1) / 2",
     }
     try:
@@ -172,23 +201,39 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
 
 
 def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[str, Any]]:
-    """Name and ONNX model of each graph, batch and tokens free."""
-    side, dim = config.resolution, config.text.dim
+    """Name and ONNX model of each graph, batch, tokens and references free."""
+    n, k, side = config.cells, 2, config.resolution
+    fine, coarse = config.channels
     batch = torch.export.Dim("b", min=1, max=4096)
     words = torch.export.Dim("t", min=2, max=config.text.context_length)
+    count = torch.export.Dim("k", min=1, max=64)
+    cells, coarse_cells = (torch.export.Dim(name, min=1, max=65_536) for name in ("m", "q"))
     tokens = torch.full((2, min(12, config.text.context_length)), 3)
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    noise = torch.zeros(2, config.image_channels, side, side)
-    embeds = torch.zeros(*tokens.shape, dim)
-    style = networks.generator.style(torch.zeros(2, dim))
-    text_axes = {0: batch, 1: words}
-    first = {0: batch}
+    kinds = torch.zeros(2, len(config.attributes), dtype=torch.int64)
+    latents = torch.zeros(2, config.latent_channels, n, n)
+    references = latents[:, None].repeat(1, k, 1, 1, 1)
+    reference_kinds = kinds[:, None].repeat(1, k, 1)
+    read = (
+        torch.zeros(2, 1 + k * n * n, fine),
+        torch.zeros(2, 1 + k * n * n // 4, coarse),
+        torch.zeros(2, fine, n, n),
+    )
+    images = torch.zeros(2, 4, side, side)
+    condition = torch.zeros(2, 3 * fine)
+    texts, first, several = {0: batch, 1: words}, {0: batch}, {0: batch, 1: count}
     jobs = {
-        "text_encoder": (_Text(networks), (tokens, mask), (text_axes, text_axes), ["tokens", "mask"],
-                         ["text_embeds", "text_features", "style"]),
-        "generator": (_Generator(networks), (noise, embeds, mask, style), (first, text_axes, text_axes, first),
-                      ["noise", "text_embeds", "mask", "style"], ["images"]),
-        "image_encoder": (_Images(networks), (noise,), (first,), ["images"], ["image_features"]),
+        "text": (_Text(networks), (tokens, mask, kinds), (texts, texts, first), ["tokens", "mask", "attributes"],
+                 ["text_features", "query", "condition"]),
+        "null": (_Null(networks), (kinds,), (first,), ["attributes"], ["condition"]),
+        "references": (_References(networks), (references, reference_kinds), (several, several),
+                       ["latents", "attributes"], ["fine", "coarse", "mean"]),
+        "generator": (_Generator(networks), (latents, torch.ones(2), condition, *read),
+                      (first, first, first, {0: batch, 1: cells}, {0: batch, 1: coarse_cells}, first),
+                      ["noisy", "level", "condition", "fine", "coarse", "mean"], ["velocity"]),
+        "decoder": (networks.decoder, (latents,), (first,), ["latents"], ["images"]),
+        "encoder": (networks.encoder, (images,), (first,), ["images"], ["latents"]),
+        "image_encoder": (networks.image_encoder, (images,), (first,), ["images"], ["image_features"]),
     }  # fmt: skip
     for name, (module, example, axes, inputs, outputs) in jobs.items():
         with _quiet():

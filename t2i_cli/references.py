@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-__all__ = ["COUNT", "CANDIDATES", "ReferenceStore", "quantised_keys", "quantised_latents"]
+__all__ = ["CANDIDATES", "COUNT", "ReferenceStore", "quantised_keys", "quantised_latents"]
 
 COUNT = 3  # references a picture
 CANDIDATES = 6  # nearest pictures that a seed chooses among
@@ -27,8 +27,7 @@ class ReferenceStore:
     """
 
     latents: np.ndarray  # int8 (n, c, h, w): latents times 127 / sqrt(c)
-    keys: np.ndarray  # int8 (n, d): the caption's whitened text features, of unit norm, times 127 / scale
-    scales: np.ndarray  # float32 (n,): of the keys
+    keys: np.ndarray  # int8 (n, d): the direction of the caption's whitened text features
     attributes: np.ndarray  # int16 (n, a): the place of each attribute's value
     sources: np.ndarray  # int32 (n,): number of the picture in the data
 
@@ -38,7 +37,6 @@ class ReferenceStore:
         return cls(
             np.zeros((0, *latent_shape), np.int8),
             np.zeros((0, dim), np.int8),
-            np.zeros(0, np.float32),
             np.zeros((0, attributes), np.int16),
             np.zeros(0, np.int32),
         )
@@ -74,8 +72,9 @@ class ReferenceStore:
         found = np.empty(len(self), np.float32)
         for start in range(0, len(self), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            found[rows] = self.keys[rows].astype(np.float32) @ query
-        found *= self.scales / np.float32(127)
+            keys = self.keys[rows].astype(np.float32)
+            lengths = np.sqrt(np.einsum("nd,nd->n", keys, keys))
+            found[rows] = keys @ query / np.maximum(lengths, 1)
         if attributes is not None and self.attributes.shape[1]:
             same = (self.attributes == np.asarray(attributes, np.int16)).sum(1)
             found += np.float32(STYLE_BONUS) * same.astype(np.float32)
@@ -118,7 +117,7 @@ def quantised_latents(latents: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(scaled), -127, 127).astype(np.int8)
 
 
-def quantised_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of unit norm, float32 (n, d) -> int8 (n, d) and their scales, float32 (n,)."""
-    scales = np.abs(keys).max(1, initial=1e-6).astype(np.float32)
-    return np.rint(keys / scales[:, None] * 127).astype(np.int8), scales
+def quantised_keys(keys: np.ndarray) -> np.ndarray:
+    """Directions, float32 (n, d) -> int8 (n, d), each as long as fits."""
+    scales = np.abs(keys).max(1, initial=1e-6)
+    return np.rint(keys / scales[:, None] * 127).astype(np.int8)

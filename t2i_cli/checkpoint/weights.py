@@ -31,6 +31,7 @@ from t2i_cli.checkpoint.safetensors_file import (
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import InputError, TokenizerError, TrainingError, UsageError, WeightsError
 from t2i_cli.folders import DEFAULT_MODEL
+from t2i_cli.references import ReferenceStore
 from t2i_cli.words import MAX_BYTES as MAX_WORDS
 from t2i_cli.words import Words
 
@@ -44,6 +45,8 @@ __all__ = [
     "LoadedModel",
     "WeightsInfo",
     "check_reader",
+    "check_references",
+    "empty_references",
     "load_model",
     "load_tensors",
     "read_info",
@@ -54,11 +57,13 @@ __all__ = [
     "shipped_models",
 ]
 
-FORMAT = "1"  # of the keys under t2i.; a reader refuses what it does not know
+FORMAT = "2"  # of the keys under t2i.; a reader refuses what it does not know
 TOKENIZER = "tokenizer"  # name of the uint8 tensor that holds the tokenizer's file
 WORDS = "words"  # and of the one that holds the list of words, where there is one
 MAX_TOKENIZER = 32 * 2**20  # bytes
-_NETWORKS = ("text_encoder", "image_encoder", "generator", "discriminator")
+REFERENCES = "references."  # before the names of the tensors of the reference store
+MAX_REFERENCES = 2_000_000  # pictures
+_NETWORKS = ("text_encoder", "image_encoder", "encoder", "decoder", "generator")
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class LoadedModel:
     networks: Networks  # float32, in evaluation mode, without gradients
     tokenizer: bytes  # the tokenizer's file
     info: WeightsInfo
+    references: ReferenceStore  # the training pictures that it draws from; empty where left out
     words: bytes = b""  # the list of `t2i_cli.words`, where the file has one
 
 
@@ -112,6 +118,7 @@ def save_model(
     config: ModelConfig,
     tokenizer: bytes,
     *,
+    references: ReferenceStore | None = None,
     words: bytes = b"",
     title: str = "",
     license: str = "",
@@ -124,10 +131,10 @@ def save_model(
 
     Args:
         path: where to.
-        networks: name (text_encoder, image_encoder, generator, perhaps discriminator) -> its
-            ``state_dict()``.
+        networks: name (text_encoder, image_encoder, encoder, decoder, generator) -> its ``state_dict()``.
         config: what they were built from.
         tokenizer: the tokenizer's file.
+        references: the training pictures that the model draws from, compressed; None leaves them out.
         words: the list of `t2i_cli.words`, if any.
         title: the model's name.
         license: SPDX expression or text.
@@ -146,8 +153,8 @@ def save_model(
     import torch
 
     dtype = dtype or torch.bfloat16
-    if unknown := set(networks) - set(_NETWORKS):
-        raise ValueError(f"networks: expected some of {_NETWORKS}, got {sorted(unknown)}")
+    if set(networks) != set(_NETWORKS):
+        raise ValueError(f"networks: expected {_NETWORKS}, got {sorted(networks)}")
     tensors: dict[str, Tensor] = {
         TOKENIZER: torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8)
         if tokenizer
@@ -158,9 +165,12 @@ def save_model(
     for network, state in networks.items():
         for name, value in state.items():
             tensors[f"{network}.{name}"] = value
+    store = references if references is not None else empty_references(config)
+    for name, values in store.arrays().items():
+        tensors[REFERENCES + name] = torch.from_numpy(values)
     metadata = {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "t2i-one-step-gan",
+        "modelspec.architecture": "t2i-latent-flow",
         "modelspec.implementation": "t2i",
         "modelspec.title": title or "t2i model",
         "modelspec.resolution": f"{config.resolution}x{config.resolution}",
@@ -171,7 +181,8 @@ def save_model(
         **(extra or {}),
         "t2i.format": FORMAT,
         "t2i.config": json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":")),
-        "t2i.networks": ",".join(name for name in _NETWORKS if name in networks),
+        "t2i.networks": ",".join(_NETWORKS),
+        "t2i.references": str(len(store)),
         "t2i.dtype": _DTYPE_NAMES()[dtype],
     }
     return save_tensors(path, tensors, metadata, dtype=dtype)
@@ -200,6 +211,11 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     tokenizer = state.pop(TOKENIZER).numpy().tobytes()
     words = state.pop(WORDS).numpy().tobytes() if WORDS in state else b""
     check_reader(info, tokenizer, words)
+    arrays = {
+        name: state.pop(REFERENCES + name).numpy() for name in empty_references(info.config).arrays()
+    }
+    references = ReferenceStore.from_arrays(arrays)
+    check_references(info, references)
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise WeightsError(
@@ -212,7 +228,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         ).copy_(value)
     networks.load_state_dict(state, strict=True, assign=True)
     networks.to(device).eval().requires_grad_(False)
-    return LoadedModel(info.config, networks, tokenizer, info, words)
+    return LoadedModel(info.config, networks, tokenizer, info, references, words)
 
 
 def read_info(path: Path | str, *, verify: bool = False) -> WeightsInfo:
@@ -391,7 +407,7 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
     if metadata.get("t2i.format") != FORMAT:
         raise WeightsError(
             f"{path}: format {metadata.get('t2i.format', 'none')[:20]!r}, expected {FORMAT!r}",
-            "it holds no model" if "t2i.format" not in metadata else "it needs a newer t2i",
+            _why_not(metadata.get("t2i.format")),
         )
     try:
         config = ModelConfig.from_dict(json.loads(metadata.get("t2i.config", "null")))
@@ -400,9 +416,9 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
     except (ValueError, TypeError, RecursionError, OverflowError, ArithmeticError) as error:
         raise WeightsError(f"{path}: its config is not valid ({str(error)[:100]})") from error
     networks = tuple(metadata.get("t2i.networks", "").split(","))
-    if networks not in (_NETWORKS, _NETWORKS[:3]):
+    if networks != _NETWORKS:
         raise WeightsError(
-            f"{path}: it holds the networks {networks!r:.200}, expected {', '.join(_NETWORKS[:3])}"
+            f"{path}: it holds the networks {networks!r:.200}, expected {', '.join(_NETWORKS)}"
         )
     tokenizer = header.tensors.get(TOKENIZER)
     if (
@@ -431,6 +447,49 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
         hash=metadata[DATA_HASH].removeprefix("0x"),
         header=header,
     )
+
+
+def _why_not(told: str | None) -> str:
+    if told is None:
+        return "it holds no model"
+    if told == "1":
+        return "it was made by t2i 0.1, whose models drew pixels: train again, t2i train DATA"
+    return "it needs a newer t2i"
+
+
+def empty_references(config: ModelConfig) -> ReferenceStore:
+    """The store of a model that draws without references."""
+    shape = (config.latent_channels, config.cells, config.cells)
+    return ReferenceStore.empty(shape, config.text.dim, len(config.attributes))
+
+
+def check_references(info: WeightsInfo, store: ReferenceStore) -> None:
+    """Check that references name attributes that the config knows.
+
+    Raises:
+        WeightsError: they do not.
+    """
+    for column, attribute in enumerate(info.config.attributes):
+        places = store.attributes[:, column]
+        if len(places) and not (0 <= int(places.min()) <= int(places.max()) <= len(attribute.values)):
+            raise WeightsError(f"{info.path}: its references have an unknown {attribute.name}")
+    if len(store) and int(store.sources.min()) < 0:
+        raise WeightsError(f"{info.path}: its references have no number")
+
+
+def _check_reference_tensors(info: WeightsInfo) -> None:
+    """Raise WeightsError unless the references' tensors are those of the config, with as many rows each."""
+    count: int | None = None
+    for name, like in empty_references(info.config).arrays().items():
+        found = info.tensors.get(REFERENCES + name)
+        dtype = {"int8": "I8", "int16": "I16", "int32": "I32"}[str(like.dtype)]
+        if found is None or found.dtype != dtype or found.shape[1:] != like.shape[1:]:
+            raise WeightsError(f"{info.path}: its tensor {REFERENCES}{name} is not that of its config")
+        count = found.shape[0] if count is None else count
+        if len(found.shape) != len(like.shape) or found.shape[0] != count or count > MAX_REFERENCES:
+            raise WeightsError(
+                f"{info.path}: its references are not as many everywhere, at most {MAX_REFERENCES:,}"
+            )
 
 
 def _build(build: Callable[..., Networks], info: WeightsInfo) -> Networks:
@@ -468,7 +527,7 @@ def _build(build: Callable[..., Networks], info: WeightsInfo) -> Networks:
 
     try:
         with Bounded():
-            return build(info.config, discriminator="discriminator" in info.networks)
+            return build(info.config)
     except InputError as error:
         raise WeightsError(f"{info.path}: {str(error).removeprefix(f'{info.path}: ')}") from error
     except (ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
@@ -504,7 +563,9 @@ def _check_tensors(
     info: WeightsInfo, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
     """Raise WeightsError unless the file holds exactly these tensors, floats in its own type."""
-    names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER, WORDS}
+    _check_reference_tensors(info)
+    ours = {REFERENCES + name for name in empty_references(info.config).arrays()}
+    names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER, WORDS} - ours
     stored = info.metadata.get("t2i.dtype", "")
     if stored not in ("F32", "BF16", "F16"):
         raise WeightsError(

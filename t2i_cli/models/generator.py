@@ -214,7 +214,7 @@ class Generator(nn.Module):
 
     def null_condition(self, attributes: Tensor) -> Tensor:
         """The condition of attributes int64 (b, a) without a text: fp32 (b, e)."""
-        asked = self.null.expand(len(attributes), -1)
+        asked = self.null.expand(attributes.shape[0], -1)
         for index, embedding in enumerate(self.attributes):
             asked = asked + embedding(attributes[:, index])
         return asked

@@ -233,15 +233,13 @@ def make_store(
     """
     count = latents.originals
     keys = nn.functional.normalize(generator.whitened(features.to(generator.text_mean.device)), dim=1)
-    quantised, scales = quantised_keys(keys.cpu().numpy())
     content = np.ascontiguousarray(latents.latents[:count])
     _, first, same = np.unique(
         content.reshape(count, -1), axis=0, return_index=True, return_inverse=True
     )
     return ReferenceStore(
         quantised_latents(content),
-        quantised,
-        scales,
+        quantised_keys(keys.cpu().numpy()),
         attributes.astype(np.int16),
         numbers[first[same.reshape(-1)]].astype(np.int32),
     )
@@ -268,7 +266,7 @@ def neighbours(
         int32 (rows, `CANDIDATES`), nearest first; -1 where there are no more.
     """
     device = generator.text_mean.device
-    keys = torch.from_numpy(store.keys.astype(np.float32) * (store.scales / 127)[:, None]).to(device)
+    keys = nn.functional.normalize(torch.from_numpy(store.keys).to(device).float(), dim=1)
     kinds = torch.from_numpy(store.attributes.astype(np.int64)).to(device)
     sources = torch.from_numpy(store.sources.astype(np.int64)).to(device)
     cells = torch.from_numpy(store.latents.reshape(len(store), -1)).to(device)

@@ -29,8 +29,8 @@ from t2i_cli.folders import cache_folder
 
 __all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready", "ship"]
 
-GRAPHS = ("text_encoder", "generator", "image_encoder")
-GRAPH_VERSION = "1"  # raise it when a network's forward pass or `export` changes: kept skeletons are then made anew
+GRAPHS = ("text", "null", "references", "generator", "decoder", "encoder", "image_encoder")
+GRAPH_VERSION = "2"  # raise it when a network's forward pass or `export` changes: kept skeletons are then made anew
 _KEPT = 8  # models whose optimised graphs stay in the cache
 
 
@@ -61,7 +61,7 @@ def make_ready(
     """
     info = read_info(model)
     bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
-    weights, tokenizer, words = _read_weights(model)
+    weights, references, tokenizer, words = _read_weights(model)
     check_reader(info, tokenizer, words)
     kept = True
     try:
@@ -74,11 +74,14 @@ def make_ready(
         _fill(bundle, weights, temporary, model)
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "words.txt").write_bytes(words)
+        for name, values in references.items():
+            np.save(temporary / f"references.{name}.npy", values, allow_pickle=False)
         about = {
             "config": info.config.to_dict(),
             "title": info.title or model.stem,
             "stage": info.metadata.get("t2i.stage", ""),
             "hash": info.hash,
+            "references": list(references),
             "batch": 1,
         }
         about["batch"] = batch_of(temporary, about)
@@ -140,17 +143,25 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
                 raise WeightsError(f"{model}: its {name} does not fit its config") from error
 
 
-def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
-    """Every float tensor of a weights file as float32, the tokenizer and the words; verified, finite, without torch."""
+def _read_weights(
+    model: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], bytes, bytes]:
+    """A weights file's float tensors as float32, its references, tokenizer and words; verified, finite, without torch."""
     with model.open("rb") as file:
         header = read_header(file, model)
         data = read_data(file, header, model)
     weights: dict[str, np.ndarray] = {}
+    references: dict[str, np.ndarray] = {}
     texts = {"tokenizer": b"", "words": b""}
     for name, place in header.tensors.items():
         raw = memoryview(data)[place.start : place.end]
         if name in texts:
             texts[name] = bytes(raw)
+            continue
+        if name.startswith("references."):
+            kind = {"I8": np.int8, "I16": np.int16, "I32": np.int32, "F32": np.float32}[place.dtype]
+            found = np.frombuffer(raw, kind).reshape(place.shape)
+            references[name.removeprefix("references.")] = found
             continue
         if place.dtype == "BF16":
             values = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -167,7 +178,7 @@ def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
                 "the model was not trained well: take another",
             )
         weights[name] = values.reshape(place.shape)
-    return weights, texts["tokenizer"], texts["words"]
+    return weights, references, texts["tokenizer"], texts["words"]
 
 
 def _sync(path: Path) -> None:
@@ -209,7 +220,7 @@ def bundle_for(
         T2IError: they cannot be made here.
     """
     key = _config_key(config)
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     cached = cache_folder() / "graphs" / f"{key}.zip"
     for path in (
         package / "weights" / "graphs" / f"{key}.zip",
@@ -241,7 +252,7 @@ def ship(model: Path | str) -> Path:
     from t2i_cli.export import build_graphs
 
     config = read_info(model).config
-    path = Path(__file__).parent.parent / "weights" / "graphs" / f"{_config_key(config)}.zip"
+    path = Path(__file__).parent.parent.parent / "weights" / "graphs" / f"{_config_key(config)}.zip"
     write_atomic(path, build_graphs(config))
     return path
 
