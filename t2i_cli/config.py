@@ -7,7 +7,6 @@ anything expensive is done with them, and a `ModelConfig` read from a stranger's
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -54,17 +53,26 @@ class Attribute:
     """A condition beside the text: a metadata column such as style, and the values that it has in the data."""
 
     name: str  # of the column
-    values: tuple[str, ...]  # sorted; what a network is told is a value's place, or their number for none
+    values: tuple[
+        str, ...
+    ]  # sorted; what a network is told is a value's place, or their number for none
     default: str = ""  # what is drawn where nothing is asked for; empty: none
 
     def __post_init__(self) -> None:
         """Raise InputError where a field is out of bounds."""
         _check_text("attribute name", self.name, 64)
-        _check(1 <= len(self.values) <= 1000, f"attribute {self.name}", len(self.values), "1 to 1000 values")
+        _check(
+            1 <= len(self.values) <= 1000,
+            f"attribute {self.name}",
+            len(self.values),
+            "1 to 1000 values",
+        )
         for value in self.values:
             _check_text(f"attribute {self.name}", value, 128)
         _check(
-            list(self.values) == sorted(set(self.values)), f"attribute {self.name}", "values",
+            list(self.values) == sorted(set(self.values)),
+            f"attribute {self.name}",
+            "values",
             "sorted values, each once",
         )
         known = self.default in ("", *self.values)
@@ -86,7 +94,10 @@ class ModelConfig:
     cells: int = 8  # side of the grid of latents
     latent_channels: int = 16
     patch: int = 4  # px; blocks of patch x patch pixels become channels at an image network's input
-    encoder_channels: tuple[int, ...] = (32, 48)  # finest grid (resolution / patch) first, cells last
+    encoder_channels: tuple[int, ...] = (
+        32,
+        48,
+    )  # finest grid (resolution / patch) first, cells last
     decoder_channels: tuple[int, ...] = (48, 32, 24)  # cells first
     autoencoder_blocks: int = 1  # residual blocks a grid; one at the decoder's finest
     # the generator
@@ -116,7 +127,12 @@ class ModelConfig:
         coarsest = self.grid >> (len(self.image_encoder_channels) - 1)
         _check(coarsest >= 2, "image_encoder_channels", self.image_encoder_channels, "fewer widths")
         encoded = self.grid >> (len(self.encoder_channels) - 1)
-        _check(encoded == self.cells, "encoder_channels", self.encoder_channels, "a width a grid, down to cells")
+        _check(
+            encoded == self.cells,
+            "encoder_channels",
+            self.encoder_channels,
+            "a width a grid, down to cells",
+        )
         decoded = self.cells << (len(self.decoder_channels) - 1)
         _check(
             decoded <= self.resolution and self.resolution // decoded <= 8,
@@ -130,7 +146,12 @@ class ModelConfig:
             whole = width % 8 == 0 and (width < self.head_dim or width % self.head_dim == 0)
             _check(whole, "channels", self.channels, "multiples of 8 and of head_dim")
         names = [attribute.name for attribute in self.attributes]
-        _check(len(names) <= 16 and len(set(names)) == len(names), "attributes", names, "16 at most, each once")
+        _check(
+            len(names) <= 16 and len(set(names)) == len(names),
+            "attributes",
+            names,
+            "16 at most, each once",
+        )
 
     @property
     def grid(self) -> int:
@@ -159,7 +180,12 @@ class ModelConfig:
         for name in ("encoder_channels", "decoder_channels", "channels", "image_encoder_channels"):
             fields[name] = _int_tuple(fields[name], name)
         told = cast("list[object]", fields["attributes"])
-        _check(isinstance(told, list) and len(told) <= 16, "attributes", type(told).__name__, "a short list")
+        _check(
+            isinstance(told, list) and len(told) <= 16,
+            "attributes",
+            type(told).__name__,
+            "a short list",
+        )
         fields["attributes"] = tuple(_attribute(one) for one in told)
         return cls(**fields)
 
@@ -168,7 +194,12 @@ def _attribute(data: object) -> Attribute:
     fields = _typed_fields(Attribute, data, "config.attributes")
     values = cast("list[object]", fields["values"])
     listed = isinstance(values, list) and len(values) <= 1000
-    _check(listed and all(isinstance(one, str) for one in values), "attributes", "values", "a list of strings")
+    _check(
+        listed and all(isinstance(one, str) for one in values),
+        "attributes",
+        "values",
+        "a list of strings",
+    )
     return Attribute(fields["name"], tuple(cast("list[str]", values)), fields["default"])
 
 
@@ -280,7 +311,9 @@ class TrainConfig:
     # the step
     batch_size: int = 0  # latents a step in flow and gan; 0: 64, on CUDA 256
     contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: twice batch_size
-    autoencoder_batch_size: int = 0  # pictures a step in the autoencoder stage; 0: half of batch_size
+    autoencoder_batch_size: int = (
+        0  # pictures a step in the autoencoder stage; 0: half of batch_size
+    )
     seed: int = 0
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage

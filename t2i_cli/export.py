@@ -7,7 +7,7 @@ that `runtime` fills with the weights of any model of the same config; they hold
 |---|---|---|
 | text | tokens int64, mask bool (b, t), attributes int64 (b, a) | text_features, query (b, d), condition (b, e) |
 | null | attributes int64 (b, a) | condition (b, e), of no text |
-| references | latents (b, k, c, n, n), attributes int64 (b, k, a) | fine (b, m, d), coarse (b, q, 2 d), mean (b, d, n, n) |
+| references | latents (b, k, c, n, n), attributes int64 (b, k, a) | fine, coarse, mean of `models.ReadReferences` |
 | generator | noisy (b, c, n, n), level (b,), condition, fine, coarse, mean | velocity (b, c, n, n) |
 | decoder | latents (b, c, n, n) | images (b, 4, r, r) in [-1, 1] |
 | encoder | images (b, 4, r, r) | latents (b, c, n, n) |
@@ -43,7 +43,6 @@ from t2i_cli.errors import OutputError, T2IError
 __all__ = ["OPSET", "build_graphs", "export_onnx"]
 
 OPSET = 20  # of ONNX; read by ONNX Runtime 1.17 and later
-
 
 
 class _Text(nn.Module):
@@ -105,6 +104,19 @@ class _Generator(nn.Module):
     ) -> Tensor:
         """Latents (b, c, n, n) at levels (b,), and what they are to become -> velocity (b, c, n, n)."""
         return self.generator(noisy, level, condition, models.ReadReferences(fine, coarse, mean))
+
+
+class _Alone(nn.Module):
+    """A network that is a graph by itself, under its own name, which its weights' names begin with."""
+
+    def __init__(self, networks: models.Networks, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, getattr(networks, name))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the network makes of its one input."""
+        return getattr(self, self.name)(inputs)
 
 
 def build_graphs(config: ModelConfig) -> bytes:
@@ -231,9 +243,9 @@ def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[st
         "generator": (_Generator(networks), (latents, torch.ones(2), condition, *read),
                       (first, first, first, {0: batch, 1: cells}, {0: batch, 1: coarse_cells}, first),
                       ["noisy", "level", "condition", "fine", "coarse", "mean"], ["velocity"]),
-        "decoder": (networks.decoder, (latents,), (first,), ["latents"], ["images"]),
-        "encoder": (networks.encoder, (images,), (first,), ["images"], ["latents"]),
-        "image_encoder": (networks.image_encoder, (images,), (first,), ["images"], ["image_features"]),
+        "decoder": (_Alone(networks, "decoder"), (latents,), (first,), ["latents"], ["images"]),
+        "encoder": (_Alone(networks, "encoder"), (images,), (first,), ["images"], ["latents"]),
+        "image_encoder": (_Alone(networks, "image_encoder"), (images,), (first,), ["images"], ["image_features"]),
     }  # fmt: skip
     for name, (module, example, axes, inputs, outputs) in jobs.items():
         with _quiet():

@@ -11,7 +11,9 @@ __all__ = ["DEFAULT_GUIDANCE", "DEFAULT_STEPS", "GUIDED_ABOVE", "MAX_STEPS", "le
 DEFAULT_STEPS = 8
 DEFAULT_GUIDANCE = 3.0
 MAX_STEPS = 1000
-GUIDED_ABOVE = 0.2  # noise level; below it guidance only overstates what is there (Kynkäänniemi et al. 2024)
+GUIDED_ABOVE = (
+    0.2  # noise level; below it guidance only overstates what is there (Kynkäänniemi et al. 2024)
+)
 Array = TypeVar("Array")
 
 

@@ -212,7 +212,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     words = state.pop(WORDS).numpy().tobytes() if WORDS in state else b""
     check_reader(info, tokenizer, words)
     arrays = {
-        name: state.pop(REFERENCES + name).numpy() for name in empty_references(info.config).arrays()
+        name: state.pop(REFERENCES + name).numpy()
+        for name in empty_references(info.config).arrays()
     }
     references = ReferenceStore.from_arrays(arrays)
     check_references(info, references)
@@ -471,7 +472,9 @@ def check_references(info: WeightsInfo, store: ReferenceStore) -> None:
     """
     for column, attribute in enumerate(info.config.attributes):
         places = store.attributes[:, column]
-        if len(places) and not (0 <= int(places.min()) <= int(places.max()) <= len(attribute.values)):
+        if len(places) and not (
+            0 <= int(places.min()) <= int(places.max()) <= len(attribute.values)
+        ):
             raise WeightsError(f"{info.path}: its references have an unknown {attribute.name}")
     if len(store) and int(store.sources.min()) < 0:
         raise WeightsError(f"{info.path}: its references have no number")
@@ -484,7 +487,9 @@ def _check_reference_tensors(info: WeightsInfo) -> None:
         found = info.tensors.get(REFERENCES + name)
         dtype = {"int8": "I8", "int16": "I16", "int32": "I32"}[str(like.dtype)]
         if found is None or found.dtype != dtype or found.shape[1:] != like.shape[1:]:
-            raise WeightsError(f"{info.path}: its tensor {REFERENCES}{name} is not that of its config")
+            raise WeightsError(
+                f"{info.path}: its tensor {REFERENCES}{name} is not that of its config"
+            )
         count = found.shape[0] if count is None else count
         if len(found.shape) != len(like.shape) or found.shape[0] != count or count > MAX_REFERENCES:
             raise WeightsError(

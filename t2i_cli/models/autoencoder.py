@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from t2i_cli.config import ModelConfig
-from t2i_cli.models.layers import Conv, channel_norm, downsample, patchify, unpatchify, upsample
+from t2i_cli.models.layers import Conv, channel_norm, patchify, unpatchify, upsample
 
 __all__ = ["Decoder", "Encoder", "PatchDiscriminator"]
 

@@ -92,7 +92,7 @@ class _Attention(nn.Module):
         return x.view(b, t, self.heads, c // self.heads).transpose(1, 2)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Features (b, c, h, w), and what is attended to, (b, m, c), the cells themselves where None -> (b, c, h, w)."""
+        """Features (b, c, h, w) and what they attend to, (b, m, c), or themselves where None -> (b, c, h, w)."""
         b, c, h, w = x.shape
         normed = self.norm(x)
         q = self._heads(self.query(normed).flatten(2).transpose(1, 2))
@@ -278,9 +278,7 @@ class Generator(nn.Module):
         """
         said = self.mix(condition + self.level(level_features(level, LEVEL_FEATURES)))
         said = said.to(self.trunk_dtype)
-        x = self.conv_in(
-            noisy.to(self.trunk_dtype).contiguous(memory_format=torch.channels_last)
-        )
+        x = self.conv_in(noisy.to(self.trunk_dtype).contiguous(memory_format=torch.channels_last))
         x = x + self.positions.to(x.dtype) + self.reference_mean(references.mean.to(x.dtype))
         skips: list[Tensor] = []
         for index, block in enumerate(self.down):

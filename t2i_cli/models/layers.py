@@ -22,7 +22,6 @@ __all__ = [
     "attend",
     "channel_norm",
     "downsample",
-    
     "level_features",
     "patchify",
     "unpatchify",

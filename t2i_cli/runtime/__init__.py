@@ -13,7 +13,9 @@ from t2i_cli.runtime.base import MAX_BATCH, Drawn, Read, Row, Runtime, Text
 __all__ = ["MAX_BATCH", "Drawn", "Read", "Row", "Runtime", "Text", "open_runtime"]
 
 
-def open_runtime(model: Path, device: str = "auto", *, announce: Callable[[str], None] | None = None) -> Runtime:
+def open_runtime(
+    model: Path, device: str = "auto", *, announce: Callable[[str], None] | None = None
+) -> Runtime:
     """A model, ready to draw.
 
     Args:

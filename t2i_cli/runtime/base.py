@@ -34,7 +34,9 @@ class Text:
     text_features: np.ndarray  # float32 (d,), unit norm
     query: np.ndarray  # float32 (d,), unit norm, whitened: what references are searched by
     condition: np.ndarray  # float32 (e,)
-    attributes: tuple[int, ...]  # the place of each attribute's value, the number of values for none
+    attributes: tuple[
+        int, ...
+    ]  # the place of each attribute's value, the number of values for none
     unknown_tokens: int  # bytes and symbols that the vocabulary does not hold
     cut: bool  # whether the prompt was longer than the model reads
     prompt: str  # what was read
@@ -183,10 +185,9 @@ class Runtime(ABC):
 
         def velocity(latents: np.ndarray, level: float) -> np.ndarray:
             at = np.full(len(rows), level, np.float32)
-            found = self._velocity(latents, at, condition, read)
             if not guided or level <= GUIDED_ABOVE:
-                return found
-            away = self._velocity(latents, at, null, nothing)
+                return self._velocity(latents, at, condition, read)
+            found, away = self._both_velocities(latents, at, (condition, null), (read, nothing))
             return away + scale * (found - away)
 
         return self._decode(solve(velocity, noise, rows[0].steps, strength))
@@ -228,6 +229,20 @@ class Runtime(ABC):
         self, latents: np.ndarray, level: np.ndarray, condition: np.ndarray, read: Read
     ) -> np.ndarray:
         """Latents (b, c, n, n) at noise levels (b,), condition (b, e) -> velocity (b, c, n, n)."""
+
+    def _both_velocities(
+        self,
+        latents: np.ndarray,
+        level: np.ndarray,
+        conditions: tuple[np.ndarray, np.ndarray],
+        reads: tuple[Read, Read],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The velocities of what is asked for and of what guidance leads away from, as `_velocity`."""
+        found, away = (
+            self._velocity(latents, level, condition, read)
+            for condition, read in zip(conditions, reads, strict=True)
+        )
+        return found, away
 
     @abstractmethod
     def _decode(self, latents: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
 def _read_weights(
     model: Path,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], bytes, bytes]:
-    """A weights file's float tensors as float32, its references, tokenizer and words; verified, finite, without torch."""
+    """Float tensors as float32, references, tokenizer and words of a weights file; verified, finite, without torch."""
     with model.open("rb") as file:
         header = read_header(file, model)
         data = read_data(file, header, model)

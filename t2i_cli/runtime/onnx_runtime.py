@@ -1,8 +1,8 @@
 """A model on the CPU, computed by ONNX Runtime in one thread; imports no torch.
 
-The graph of a model's config comes from the package or the cache (or is exported once), gets the model's weights, is
-optimised for this machine, and is kept in the cache, so the next start only maps it into memory. What a cached graph was
-made from is checked by its path, size, time and inode; when any of them changes the weights are read and verified again.
+The graphs of a model's config come from the package or the cache, or are exported once. They get the model's weights,
+are optimised for this machine, and are kept in the cache, so the next start only maps them into memory. What a cached
+graph was made from is checked by path, size, time and inode; when one changes, the weights are verified again.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class OnnxRuntime(Runtime):
 
     def _run(self, name: str, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         session = self._run_needs(name)
-        asked = {entry.name for entry in session.get_inputs()}  # a model without attributes asks for none
+        asked = {
+            entry.name for entry in session.get_inputs()
+        }  # a model without attributes asks for none
         return session.run(None, {key: value for key, value in feed.items() if key in asked})
 
     def _encode(
@@ -118,6 +120,26 @@ class OnnxRuntime(Runtime):
             "fine": read.fine, "coarse": read.coarse, "mean": read.mean,
         }  # fmt: skip
         return self._run("generator", _two(feed))[0][: len(latents)]
+
+    def _both_velocities(
+        self,
+        latents: np.ndarray,
+        level: np.ndarray,
+        conditions: tuple[np.ndarray, np.ndarray],
+        reads: tuple[Read, Read],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both in one run: attending to as many copies of "no reference" is attending to one."""
+        asked, nothing = reads
+        fine, coarse = (
+            np.concatenate(
+                [cells, np.broadcast_to(none, (len(none), cells.shape[1], none.shape[2]))]
+            )
+            for cells, none in ((asked.fine, nothing.fine), (asked.coarse, nothing.coarse))
+        )
+        read = Read(fine, coarse, np.concatenate([asked.mean, nothing.mean]))
+        twice = np.concatenate([latents, latents]), np.concatenate([level, level])
+        found = self._velocity(*twice, np.concatenate(conditions), read)
+        return found[: len(latents)], found[len(latents) :]
 
     def _decode(self, latents: np.ndarray) -> np.ndarray:
         return self._run("decoder", {"latents": latents})[0]

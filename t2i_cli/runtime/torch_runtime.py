@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from t2i_cli.checkpoint import LoadedModel, load_model
+from t2i_cli.checkpoint import empty_references, load_model
 from t2i_cli.errors import UsageError
 from t2i_cli.runtime.base import MAX_BATCH, Read, Runtime
 from t2i_cli.tokenizer import Tokenizer
@@ -16,39 +16,56 @@ from t2i_cli.words import Words
 if TYPE_CHECKING:
     import torch
 
-    from t2i_cli.models import ReadReferences
+    from t2i_cli.models import Networks, ReadReferences
+    from t2i_cli.references import ReferenceStore
 
 __all__ = ["TorchRuntime"]
 
 
 class TorchRuntime(Runtime):
-    """A loaded model on a torch device.
+    """Networks on a torch device.
 
     Args:
-        loaded: the model, on its device.
-        device: where it is.
-        title: what it is called.
+        networks: on the device, without gradients.
+        tokenizer: of the prompts.
+        words: as `sample.Model` reads prompts.
+        store: of references.
+        device: where the networks are.
+        title: what the model is called.
+        weights_hash: of its file.
     """
 
-    def __init__(self, loaded: LoadedModel, device: torch.device, title: str) -> None:
-        import torch
-
-        self.networks = loaded.networks
-        super().__init__(
-            loaded.config,
-            Tokenizer(loaded.tokenizer),
-            Words.from_bytes(loaded.words),
-            loaded.references,
-            title,
-            loaded.info.hash,
-        )
-        self.stage = loaded.info.metadata.get("t2i.stage", "")
+    def __init__(
+        self,
+        networks: Networks,
+        tokenizer: Tokenizer,
+        words: Words,
+        store: ReferenceStore,
+        device: torch.device,
+        title: str = "",
+        weights_hash: str = "",
+    ) -> None:
+        super().__init__(networks.config, tokenizer, words, store, title, weights_hash)
+        self.networks = networks
         self.device = device
         self.name = f"torch-{device.type}"
         self.batch = 1 if device.type == "cpu" else MAX_BATCH
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
+
+    @classmethod
+    def of_training(
+        cls,
+        networks: Networks,
+        tokenizer: Tokenizer,
+        words: Words,
+        store: ReferenceStore | None,
+        device: torch.device,
+        batch: int,
+    ) -> TorchRuntime:
+        """Networks that are being trained, in their own dtype and in batches: for a look, not for the same bytes."""
+        found = store if store is not None else empty_references(networks.config)
+        runtime = cls(networks, tokenizer, words, found, device)
+        runtime.batch = batch
+        return runtime
 
     @classmethod
     def open(cls, model: Path, device: str) -> TorchRuntime:
@@ -75,8 +92,18 @@ class TorchRuntime(Runtime):
                 )
         if device == "mps" and not torch.backends.mps.is_available():
             raise UsageError("--device mps: torch finds no Metal device here", "use --device cpu")
+        if device.startswith("cuda"):
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
         loaded = load_model(model, device)
-        return cls(loaded, torch.device(device), loaded.info.title or model.stem)
+        tokenizer, words = Tokenizer(loaded.tokenizer), Words.from_bytes(loaded.words)
+        title = loaded.info.title or model.stem
+        where = torch.device(device)
+        found = cls(
+            loaded.networks, tokenizer, words, loaded.references, where, title, loaded.info.hash
+        )
+        found.stage = loaded.info.metadata.get("t2i.stage", "")
+        return found
 
     def _encode(
         self, tokens: np.ndarray, mask: np.ndarray, attributes: np.ndarray
@@ -95,9 +122,7 @@ class TorchRuntime(Runtime):
                 condition = generator.condition(text, told, self._tensor(attributes[some]))
                 values = (text.text_features, query, condition)
                 rows.append(tuple(value.float().cpu().numpy() for value in values))
-        features, query, condition = (
-            np.concatenate(column) for column in zip(*rows, strict=True)
-        )
+        features, query, condition = (np.concatenate(column) for column in zip(*rows, strict=True))
         return features, query, condition
 
     def _null_condition(self, attributes: np.ndarray) -> np.ndarray:
@@ -111,9 +136,7 @@ class TorchRuntime(Runtime):
         import torch
 
         with torch.inference_mode():
-            read = self.networks.generator.read(
-                self._filled(latents), self._filled(attributes)
-            )
+            read = self.networks.generator.read(self._filled(latents), self._filled(attributes))
         parts = (read.fine, read.coarse, read.mean)
         return Read(*(part[: len(latents)].float().cpu().numpy() for part in parts))
 

@@ -204,9 +204,7 @@ class Batches:
                 if done:
                     chosen[position] = with_colour(chosen[position], to)
         flips = random.random(len(rows)) < self._mirror
-        flips &= [
-            not any(sided(text) for text in self.pictures.captions[int(row)]) for row in rows
-        ]
+        flips &= [not any(sided(text) for text in self.pictures.captions[int(row)]) for row in rows]
         slips = random.random(len(rows)) < self._slips
         read = [slip(text, random) if on else text for text, on in zip(chosen, slips, strict=True)]
         return self._batch(

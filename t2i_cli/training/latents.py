@@ -60,7 +60,9 @@ class LatentSet:
 
     latents: np.ndarray  # memory-mapped float16 (rows, c, n, n)
     pictures: np.ndarray  # int32 (rows,): place of the picture among the training pictures
-    colours: np.ndarray  # int16 (rows,): place in `COLOURS` of what it was turned to, -1 where it was not
+    colours: (
+        np.ndarray
+    )  # int16 (rows,): place in `COLOURS` of what it was turned to, -1 where it was not
     originals: int  # rows that are pictures as they are
 
     def captions(self, row: int, alternatives: Sequence[str]) -> list[str]:
@@ -186,7 +188,9 @@ def _fill(
         latents = encoder(images)[fits.to(device)].to(torch.float16).cpu().numpy()
         file.write(np.ascontiguousarray(latents).data)
         shape = latents.shape[1:]
-        kept += [(place, to) for (place, _, _, to), fit in zip(part, fits.tolist(), strict=True) if fit]
+        kept += [
+            (place, to) for (place, _, _, to), fit in zip(part, fits.tolist(), strict=True) if fit
+        ]
         progress(min(start + BATCH, len(plan)), len(plan))
     c, h, w = shape
     return (len(kept), c, h, 2 * w), {
@@ -232,7 +236,9 @@ def make_store(
         numbers: int (m,), of each picture in the data.
     """
     count = latents.originals
-    keys = nn.functional.normalize(generator.whitened(features.to(generator.text_mean.device)), dim=1)
+    keys = nn.functional.normalize(
+        generator.whitened(features.to(generator.text_mean.device)), dim=1
+    )
     content = np.ascontiguousarray(latents.latents[:count])
     _, first, same = np.unique(
         content.reshape(count, -1), axis=0, return_index=True, return_inverse=True

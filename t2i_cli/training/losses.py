@@ -24,6 +24,7 @@ __all__ = [
     "velocity_loss",
 ]
 
+
 def contrastive_loss(
     image_features: Tensor, text_features: Tensor, logit_scale: Tensor, same: Tensor
 ) -> Tensor:

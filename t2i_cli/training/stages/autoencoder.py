@@ -22,7 +22,9 @@ __all__ = ["Autoencoder"]
 L1_WEIGHT = 4.0
 ADVERSARIAL_WEIGHT = 0.1
 ADVERSARIAL_FROM = 0.35  # of the stage: before, pictures are too blurred for D to teach anything
-NOISE = 0.4  # largest deviation of the noise on latents: the decoder bears what G gets a little wrong
+NOISE = (
+    0.4  # largest deviation of the noise on latents: the decoder bears what G gets a little wrong
+)
 PERCEPTUAL_SIDE = 96  # px, at which the perceptual network looks
 MAX_NORM = 5.0  # of the gradient
 AVERAGE_SHARE = 0.1  # half-life of the decoder's average, of the pictures so far
@@ -85,9 +87,7 @@ class Autoencoder(Stage):
         size = distributed.uniform(random, len(latents), 1, 1, 1) * NOISE
         drawn = self.networks.decoder(latents + size * normal(latents.shape, random))
         background = _backgrounds(len(images), random)
-        real, fake = (
-            _Seen(x, on_background(x, background)) for x in (images, drawn)
-        )
+        real, fake = (_Seen(x, on_background(x, background)) for x in (images, drawn))
         l1 = (drawn - images).abs().mean()
         perceptual = self._perceptual(real, fake)
         loss = L1_WEIGHT * l1 + perceptual
@@ -144,9 +144,7 @@ def _backgrounds(rows: int, random: torch.Generator) -> Tensor:
     return torch.where(white, torch.ones_like(colour), colour)
 
 
-def _transformed(
-    latents: Tensor, images: Tensor, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _transformed(latents: Tensor, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Latents and images alike shrunk to half of their side or more, turned by quarters, mirrored or not."""
     cells, side = latents.shape[-1], images.shape[-1]
     least, quarter, mirrored = torch.rand(3, device=random.device, generator=random).tolist()

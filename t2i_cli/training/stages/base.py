@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,10 @@ class Stage(ABC):
         """What is done before the first step, also after a resume; nothing that is learned."""
         yield from ()
 
+    def rehearse(self) -> Callable[[int], object]:
+        """A function that makes steps of the usual cost, to be timed; what it changes is thrown away."""
+        return lambda turn: self.step(turn, 0.5)
+
     @abstractmethod
     def step(self, position: int, progress: float) -> StepResult:
         """One step.
@@ -74,8 +79,12 @@ class Stage(ABC):
             progress: of the stage, 0 to 1, for the schedules.
         """
 
-    def report(self) -> dict[str, float]:
-        """Figures for a row of the log that are dear to compute; none by default."""
+    def report(self, held_out: np.ndarray) -> dict[str, float]:
+        """Figures for a row of the log that take time to compute; none by default.
+
+        Args:
+            held_out: int64 (m,), pictures that nothing was learned from.
+        """
         return {}
 
     def random(self, position: int) -> torch.Generator:

@@ -1,10 +1,10 @@
-"""The generator learns to turn noise into latents, reading the text, the attributes and pictures near to the caption."""
+"""The generator learns to turn noise into latents; it reads the text, attributes and pictures near to the caption."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,21 +17,33 @@ from t2i_cli.references import CANDIDATES, COUNT
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.batches import seed_for
 from t2i_cli.training.events import Event, Message
-from t2i_cli.training.latents import encode_pictures, make_store, neighbours, text_features
+from t2i_cli.training.latents import (
+    LatentSet,
+    encode_pictures,
+    make_store,
+    neighbours,
+    text_features,
+)
 from t2i_cli.training.stages.base import MEASURE_EVERY, Material, Stage
-from t2i_cli.training.step import StepResult, backward, decayed, normal, set_lr, take
+from t2i_cli.training.step import StepResult, backward, cosine, decayed, normal, set_lr, take
 
 __all__ = ["Flow", "attribute_weights", "noise_levels"]
 
 WARM_STEPS = 100
 END = 0.05  # of the learning rate, by a cosine
 MAX_NORM = 1.0  # of the gradient
-LEVEL_SHIFT = 0.3  # of the logit-normal distribution of noise levels (Esser et al. 2024, section 3.1)
-UNIFORM_LEVELS = 0.1  # share of noise levels that are uniform: a sampler's last steps meet low ones too
+LEVEL_SHIFT = (
+    0.3  # of the logit-normal distribution of noise levels (Esser et al. 2024, section 3.1)
+)
+UNIFORM_LEVELS = (
+    0.1  # share of noise levels that are uniform: a sampler's last steps meet low ones too
+)
 FIRST_CAPTION = 0.6  # share of rows that take a picture's first caption; the rest take any
 CAPTIONS = 4  # alternatives of a picture that are used
 ATTRIBUTE_DROPOUT = 0.15
-REFERENCE_DROPOUT = 0.036  # beside the rows that lose their caption, which lose their references too
+REFERENCE_DROPOUT = (
+    0.036  # beside the rows that lose their caption, which lose their references too
+)
 TEXT_NOISE = 0.005  # deviation, a component, of the noise on text features
 AVERAGE_IMAGES = 60_000  # half-life of the average, in latents
 AVERAGE_SHARE = 0.1  # and as a share of those so far
@@ -57,7 +69,7 @@ class Flow(Stage):
     def prepare(self) -> Iterator[Event]:
         """Encode the pictures, read the captions, and look up each picture's neighbours."""
         material, config, networks = self.material, self.config, self.networks
-        batches, generator = material.batches, networks.generator
+        batches = material.batches
         self.latents = encode_pictures(
             batches.pictures,
             batches.indices,
@@ -70,6 +82,35 @@ class Flow(Stage):
             mirror=config.mirror > 0,
             progress=lambda done, total: material.progress("encoding pictures", done, total),
         )
+        self._collect_texts()
+        self.features = text_features(
+            self.texts,
+            batches.tokens,
+            networks.text_encoder,
+            progress=lambda done, total: material.progress("reading captions", done, total),
+        )
+        self._set_up()
+        yield Message(
+            f"{len(self.latents.pictures):,} latents of {len(self.store):,} pictures, "
+            f"{len(self.texts):,} captions; every picture reads {COUNT} others"
+        )
+
+    def rehearse(self) -> Callable[[int], object]:
+        """Steps on latents that are made up."""
+        config, count = self.networks.config, min(len(self.material.batches), 512)
+        shape = (count, config.latent_channels, config.cells, config.cells)
+        stream = np.random.RandomState(0)
+        made_up = stream.standard_normal(shape).astype(np.float16)
+        places = np.arange(count, dtype=np.int32)
+        self.latents = LatentSet(made_up, places, np.full(count, -1, np.int16), count)
+        self._collect_texts()
+        self.features = torch.randn(len(self.texts), config.text.dim).half()
+        self._set_up()
+        return lambda turn: self.step(turn, 0.5)
+
+    def _collect_texts(self) -> None:
+        """Every caption of every row once, and which ones are a row's."""
+        batches = self.material.batches
         texts: dict[str, int] = {}
         self.caption_ids = np.empty((len(self.latents.pictures), CAPTIONS), np.int32)
         for row, place in enumerate(self.latents.pictures):
@@ -77,41 +118,34 @@ class Flow(Stage):
             ids = [texts.setdefault(text, len(texts)) for text in said]
             self.caption_ids[row] = (ids * CAPTIONS)[:CAPTIONS]
         self.texts = list(texts)
-        self.features = text_features(
-            self.texts,
-            batches.tokens,
-            networks.text_encoder,
-            progress=lambda done, total: material.progress("reading captions", done, total),
-        )
+
+    def _set_up(self) -> None:
+        """Whiten the texts, store the originals, find every row's neighbours, weigh the rows."""
+        networks, config, batches = self.networks, self.config, self.material.batches
+        generator, count = networks.generator, self.latents.originals
         first = self.features[self.caption_ids[:, 0]].float()
-        originals = first[: self.latents.originals]
         if not self.images:  # a resumed stage has learned with what it began with
             for network in (generator, self.averages["generator"]):
-                network.whiten(originals.to(self.device))
-        self.attributes = batches.attributes(networks.config.attributes)
-        store = make_store(
-            self.latents, originals, self.attributes, generator, batches.indices
+                network.whiten(first[:count].to(self.device))
+        self.attributes = batches.attributes(networks.config.attributes)[:count]
+        self.store = make_store(
+            self.latents, first[:count], self.attributes, generator, batches.indices[:count]
         )
-        material.references = store
-        self.near = neighbours(store, self.latents, first, generator, config.seed)
-        self.store = store
+        self.material.references = self.store
+        self.near = neighbours(self.store, self.latents, first, generator, config.seed)
         weights = attribute_weights(config.attribute_weights, networks.config.attributes)
-        of_picture = np.ones(len(self.attributes))
+        of_picture = np.ones(count)
         for column, table in enumerate(weights):
             of_picture *= table[self.attributes[:, column]]
         shares = np.cumsum(of_picture[self.latents.pictures])
         self.shares = shares / shares[-1]
-        yield Message(
-            f"{len(self.latents.pictures):,} latents of {len(store):,} pictures, "
-            f"{len(self.texts):,} captions; every picture reads {COUNT} others"
-        )
 
     def step(self, position: int, progress: float) -> StepResult:
         """One step on a batch of latents."""
         config, random = self.config, self.random(position)
         optimizer, generator = self.optimizers["generator"], self.networks.generator
         warm = min(1.0, (self.images / self.batch_size + 1) / WARM_STEPS)
-        set_lr(optimizer, config.flow_lr * warm * (END + (1 - END) * _cosine(progress)))
+        set_lr(optimizer, config.flow_lr * warm * (END + (1 - END) * cosine(progress)))
         latents, text, tokens, attributes, places = self._batch(position, random)
         level = noise_levels(len(latents), random)
         noise = normal(latents.shape, random)
@@ -185,7 +219,9 @@ def attribute_weights(told: str, attributes: tuple[Attribute, ...]) -> list[np.n
         place = next((at for at, one in enumerate(attributes) if one.name == name.strip()), None)
         if place is None:
             names = ", ".join(one.name for one in attributes) or "none"
-            raise UsageError(f"attribute_weights: {name.strip()!r}: no such attribute", f"there are: {names}")
+            raise UsageError(
+                f"attribute_weights: {name.strip()!r}: no such attribute", f"there are: {names}"
+            )
         for pair in filter(None, map(str.strip, listed.split(","))):
             value, _, number = pair.rpartition(":")
             try:
@@ -206,7 +242,3 @@ def noise_levels(rows: int, random: torch.Generator) -> Tensor:
     level = torch.sigmoid(distributed.normal(random, rows) + LEVEL_SHIFT)
     kind = distributed.uniform(random, rows)
     return torch.where(kind < UNIFORM_LEVELS, kind / UNIFORM_LEVELS, level)
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))

@@ -1,0 +1,308 @@
+"""Before the first step: the data, the tokenizer, the words, a teacher's lessons, and the networks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2i_cli import checkpoint, data
+from t2i_cli.config import Attribute, ModelConfig, model_config
+from t2i_cli.errors import Stopped, UsageError
+from t2i_cli.folders import cache_folder
+from t2i_cli.models import Networks, build
+from t2i_cli.tokenizer import Tokenizer, train_tokenizer
+from t2i_cli.training import distributed
+from t2i_cli.training.batches import Batches
+from t2i_cli.training.diagnostics import Doctor
+from t2i_cli.training.events import Event, Message, StageStarted
+from t2i_cli.training.preview import GRID
+from t2i_cli.training.run import Run, trunk_dtype
+from t2i_cli.training.stages import Material
+from t2i_cli.training.teacher import BUILTIN, Teacher, load_teacher, make_lessons, read_words
+from t2i_cli.training.vocabulary import counted, nearest, words_of
+from t2i_cli.words import Words
+
+__all__ = [
+    "be_taught",
+    "find_teacher",
+    "find_words",
+    "make_material",
+    "make_tokenizer",
+    "read_data",
+    "tokenizer_stage",
+]
+
+TELL_EVERY = 10.0  # s between two lines on how far something has come
+STYLE = "style"  # the column that is a condition where nothing is asked for
+MOST_VALUES = 200  # of a column that is a condition
+T = TypeVar("T")
+
+
+def find_teacher(run: Run) -> None:
+    """Load the language model that teaches the text encoder, where one is asked for."""
+    config = run.config
+    if config.text_encoder not in BUILTIN and config.teacher_weight > 0:
+        run.teacher = load_teacher(
+            config.text_encoder, run.device, trunk_dtype(config.precision, run.device)
+        )
+
+
+def read_data(run: Run) -> None:
+    """Read and decode the pictures, from the cache where it has them, and split them."""
+    settings, config = run.settings, run.config
+
+    def progress(done: int, total: int) -> None:
+        if settings.stop:
+            raise Stopped(
+                settings.stop.signum, "stopped while pictures were decoded; no step was made"
+            )
+        if settings.progress is not None:
+            settings.progress(done, total)
+
+    run.pictures = data.load(
+        settings.data,
+        config.resolution,
+        image_channels=4,
+        cache=settings.cache,
+        captions_from=settings.captions_from,
+        caption_key=settings.caption_key,
+        workers=settings.workers,
+        progress=progress,
+    )
+    run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
+    run.diagnostics = Doctor(len(run.learned_from), warm=settings.init is not None)
+
+
+def tokenizer_stage(run: Run, *, resumed: bool) -> Iterator[Event]:
+    """Find or make the tokenizer, the same on all processes."""
+    yield StageStarted("tokenizer", 1, len(run.stages) + 1, 1.0 if resumed else 0.0)
+    if run.first:
+        if resumed:
+            run.tokenizer = Tokenizer.load(run.out / "tokenizer.model")
+        else:
+            make_tokenizer(run)
+    told = distributed.from_first(run.tokenizer.to_bytes() if run.first else b"")
+    if not run.first:
+        run.tokenizer = Tokenizer(told)
+    yield Message(f"tokenizer: {run.tokenizer.vocab_size:,} pieces")
+
+
+def make_tokenizer(run: Run) -> None:
+    """The tokenizer of the weights that the run starts from, a given one, or one trained on the captions."""
+    settings = run.settings
+    if settings.init is not None:
+        if settings.tokenizer is not None:
+            raise UsageError("--init brings its own tokenizer", "leave --tokenizer out")
+        run.tokenizer = Tokenizer(checkpoint.read_reader(settings.init)[0])
+    elif settings.tokenizer is not None:
+        run.tokenizer = Tokenizer.load(settings.tokenizer)
+    else:
+        captions = (text for row in run.learned_from for text in run.pictures.captions[row])
+        run.tokenizer = train_tokenizer(captions, run.config.vocab_size)
+
+
+def find_words(run: Run, *, resumed: bool) -> Iterator[Event]:
+    """The captions' words and what others are read as: a resumed run's, else by the teacher and --init."""
+    if resumed:
+        run.words = Words.load(run.out / "words.txt")
+        if run.words:
+            return
+    captions = [run.pictures.captions[row] for row in run.learned_from]
+    near, real = dict[str, str](), list[str]()
+    if run.settings.init is not None:
+        near = Words.from_bytes(checkpoint.read_reader(run.settings.init)[1]).others
+    if run.teacher is not None:
+        texts = (text for alternatives in captions for text in alternatives)
+        reading = read_words(run.teacher, texts, cache_folder(run.settings.cache))
+        real, features = yield from _reading(run, run.teacher, reading, "words")
+        near |= nearest(real, features, counted(captions))
+    run.words = words_of(captions, near, real)
+    read = sum(bool(read) for read in run.words.others.values())
+    yield Message(f"words: {len(run.words.known):,} known, {read:,} more are read as one of them")
+
+
+def be_taught(run: Run, teacher: Teacher) -> Iterator[Event]:
+    """Let the teacher read the captions, once for this data, saying how far it is."""
+    captions = (text for row in run.learned_from for text in run.pictures.captions[row])
+    cache, config = cache_folder(run.settings.cache), run.config
+    reading = make_lessons(teacher, captions, cache, recolour=config.recolour > 0, seed=config.seed)
+    run.lessons = yield from _reading(run, teacher, reading, "captions")
+    yield Message(f"{teacher.name} teaches: {len(run.lessons.texts):,} texts")
+
+
+def _reading(
+    run: Run, teacher: Teacher, reading: Generator[tuple[int, int], None, T], what: str
+) -> Generator[Event, None, T]:
+    """What comes of a teacher's reading, telling how far it is."""
+    told = -math.inf
+    while True:
+        try:
+            done, total = next(reading)
+        except StopIteration as end:
+            return end.value
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            yield Message(
+                f"{teacher.name} reads {what}, once for this data: {done:,} of {total:,} texts"
+            )
+        _stop_if_asked(run, "the teacher read")
+
+
+def _stop_if_asked(run: Run, during: str) -> None:
+    if run.settings.stop:
+        raise Stopped(run.settings.stop.signum, f"stopped while {during}; go on with --resume")
+
+
+def make_material(run: Run) -> Iterator[Event]:
+    """The networks, fresh or from given weights, and all that the stages need beside them."""
+    settings, config = run.settings, run.config
+    opaque = not any(_is_transparent(run.pictures.pixels, row) for row in run.learned_from)
+    attributes = _attributes(run)
+    torch.manual_seed(config.seed)
+    if settings.init is not None:
+        loaded = checkpoint.load_model(settings.init)
+        if loaded.config.resolution != config.resolution:
+            raise UsageError(
+                f"--init {settings.init}: trained at {loaded.config.resolution} px, this run asks for "
+                f"{config.resolution}",
+                f"use --resolution {loaded.config.resolution}, or --init none",
+            )
+        model = _with(loaded.config, attributes, opaque)
+        networks = build(model)
+        _adopt(networks, loaded.networks)
+    else:
+        kind = "lstm" if config.text_encoder == "lstm" else "transformer"
+        model = model_config(
+            config.size,
+            config.resolution,
+            run.tokenizer.vocab_size,
+            kind,
+            attributes=attributes,
+            opaque=opaque,
+        )
+        networks = build(model)
+    networks.to(run.device)
+    networks.set_trunk_dtype(trunk_dtype(config.precision, run.device))
+    batches = Batches(
+        run.pictures,
+        run.learned_from,
+        run.tokenizer,
+        context_length=model.text.context_length,
+        seed=config.seed,
+        device=run.device,
+        recolour=config.recolour,
+        mirror=config.mirror,
+        slips=config.slips,
+        lessons=run.lessons,
+    )
+    split = f"{run.pictures.digest} {config.val} {config.seed} {config.resolution}"
+    run.material = Material(
+        config,
+        networks,
+        batches,
+        split,
+        run.device,
+        cache_folder(settings.cache),
+        progress=_progress(run),
+        warm=settings.init is not None,
+    )
+    if settings.prompts:
+        run.prompts = settings.prompts[:64]
+    else:
+        rows = run.held_out if len(run.held_out) >= GRID else run.learned_from
+        rows = rows[np.linspace(0, len(rows) - 1, min(GRID, len(rows))).astype(int)]
+        run.prompts = [run.pictures.captions[row][0] for row in rows]
+    if attributes:
+        named = "; ".join(
+            f"{one.name}: {len(one.values)} values"
+            + (f", {one.default} by default" if one.default else "")
+            for one in attributes
+        )
+        yield Message(f"conditions beside the text: {named}")
+
+
+def _progress(run: Run) -> Any:
+    def progress(what: str, done: int, total: int) -> None:
+        _stop_if_asked(run, what)
+        if run.settings.progress is not None:
+            run.settings.progress(done, total)
+
+    return progress
+
+
+def _is_transparent(pixels: np.ndarray, row: int) -> bool:
+    return bool((pixels[row, ..., 3] < 255).any())
+
+
+def _attributes(run: Run) -> tuple[Attribute, ...]:
+    """The columns that are conditions, with their values in the training pictures.
+
+    Raises:
+        UsageError: no such column, one of too many values, or a default that is none of them.
+    """
+    settings = run.settings
+    asked = (STYLE,) if settings.attributes is None else settings.attributes
+    defaults = dict(told.split("=", 1) for told in settings.defaults if "=" in told)
+    found: list[Attribute] = []
+    for name in asked:
+        told = [str(run.pictures.meta[row].get(name, "")) for row in run.learned_from]
+        values = tuple(sorted(set(filter(None, told))))
+        if settings.attributes is None and (not 1 < len(values) <= MOST_VALUES):
+            continue
+        if not 1 <= len(values) <= MOST_VALUES:
+            columns = sorted(
+                {key for row in run.learned_from[:100] for key in run.pictures.meta[row]}
+            )
+            raise UsageError(
+                f"--attributes {name}: {len(values) or 'no'} values in the data",
+                "columns there: " + (", ".join(columns) or "none"),
+            )
+        default = defaults.pop(name, "")
+        if default and default not in values:
+            raise UsageError(
+                f"--default {name}={default}: no such value", "values: " + ", ".join(values)
+            )
+        found.append(Attribute(name, values, default))
+    if defaults:
+        raise UsageError(
+            f"--default {next(iter(defaults))}: not a condition of this run",
+            "name it with --attributes",
+        )
+    return tuple(found)
+
+
+def _with(config: ModelConfig, attributes: tuple[Attribute, ...], opaque: bool) -> ModelConfig:
+    told = {**config.to_dict(), "opaque": opaque}
+    told["attributes"] = [
+        {"name": one.name, "values": list(one.values), "default": one.default} for one in attributes
+    ]
+    return ModelConfig.from_dict(told)
+
+
+@torch.no_grad()
+def _adopt(networks: Networks, trained: Networks) -> None:
+    """Take over trained weights; what is learned of an attribute's values is kept for values of the same name."""
+    mine, theirs = networks.state_dict(), trained.state_dict()
+    for name, value in mine.items():
+        if "attributes." not in name:
+            value.copy_(theirs[name])
+    before = {one.name: at for at, one in enumerate(trained.config.attributes)}
+    for kind in ("attributes", "reference_attributes"):
+        tables = getattr(networks.generator, kind)
+        for at, attribute in enumerate(networks.config.attributes):
+            table = tables[at].weight
+            if attribute.name not in before:
+                nn.init.zeros_(table)
+                continue
+            old = trained.config.attributes[before[attribute.name]]
+            known = getattr(trained.generator, kind)[before[attribute.name]].weight
+            table.copy_(known[len(old.values)].expand_as(table))  # a new value begins as none
+            for place, value in enumerate(attribute.values):
+                if value in old.values:
+                    table[place] = known[old.index(value)]
