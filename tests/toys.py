@@ -144,6 +144,8 @@ def toy_material(
     *,
     kind: str = "transformer",
     attributes: tuple[Attribute, ...] = (STYLE,),
+    indices: Sequence[int] = range(16),
+    digest: str = "toys",
     **options: Any,
 ) -> Material:
     """What a run gives to its stages; pictures as they are and 8 a step unless the options say otherwise."""
@@ -155,8 +157,8 @@ def toy_material(
     return Material(
         config=config,
         networks=toy_networks(kind, attributes=attributes),
-        batches=toy_batches(config),
-        digest="toys",
+        batches=toy_batches(config, indices),
+        digest=digest,
         device=torch.device("cpu"),
         cache=cache,
     )

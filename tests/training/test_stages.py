@@ -1,341 +1,654 @@
-"""Each stage really learns, each founding form trains, and what is not finite changes nothing."""
+"""Each stage really learns, what is not finite changes nothing, and a stage resumes to the bit."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from t2i_cli.config import TrainConfig
-from t2i_cli.models import many_steps, one_step
-from t2i_cli.training import losses, stages
-from t2i_cli.training.batches import Batch, Batches
+from t2i_cli.config import Attribute
+from t2i_cli.errors import UsageError
+from t2i_cli.training import losses
 from t2i_cli.training.ema import ema_decay, ema_update
-from t2i_cli.training.stages import Learner
-from tests.toys import toy_learner
+from t2i_cli.training.stages import STAGES, Material, Stage
+from t2i_cli.training.stages import autoencoder as autoencoder_stage
+from t2i_cli.training.stages.flow import Flow, attribute_weights, noise_levels
+from t2i_cli.training.step import StepResult
+from tests.toys import STYLE, toy_material, toy_networks, toy_stage
 
-PLAIN = {
-    "augment": 0.0,
-    "recolour": 0.0,
-    "mirror": 0.0,
-    "caption_dropout": 0.0,
-    "ema_images": 200.0,
-    "alignment_weight": 0.2,
-    "discriminator_lr": 1.0,
-    "adversarial_lr": 2e-4,
-    "anchor_weight": 0.2,
-}
+State = dict[str, dict[str, Tensor]]
+ADVERSARIAL = 0.6  # progress at which the patch discriminator is there
 
 
-def one_batch(batches: Batches) -> Batch:
-    return batches.of(torch.arange(16).numpy())
+@pytest.fixture(autouse=True)
+def _small_perceptual_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The perceptual network looks at the toys' own size, which takes a ninth of the time."""
+    monkeypatch.setattr(autoencoder_stage, "PERCEPTUAL_SIDE", 32)
 
 
-def run(learner: Learner, batch: Batch, stage: str, steps: int) -> list[dict[str, float]]:
-    learner.begin(stage)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of latents for all tests of this file: its key tells encoders apart."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def run(stage: Stage, steps: int, start: int = 0) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
-    for step in range(steps):
-        result = learner.step(stage, batch, step, step / steps)
+    for position in range(start, start + steps):
+        result = stage.step(position, (position + 0.5) / (start + steps))
         assert not result.skipped
-        rows.append({name: float(value) for name, value in result.figures.items()})
+        rows.append(figures(result))
     return rows
 
 
-@torch.no_grad()
-def drawn(learner: Learner, batch: Batch) -> torch.Tensor:
-    """Pictures for the batch's captions, in one step."""
-    noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(9))
-    return one_step(learner.average, noise, learner.encode(batch.tokens, batch.mask))
+def figures(result: StepResult) -> dict[str, float]:
+    return {name: float(value) for name, value in result.figures.items()}
 
 
-def distance(learner: Learner, batch: Batch) -> float:
-    """Mean squared distance of drawn pictures to the pictures of their captions."""
-    return float((drawn(learner, batch) - batch.images).square().mean())
+def mean(rows: list[dict[str, float]], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
 
 
-@torch.no_grad()
-def fit(learner: Learner, batch: Batch) -> float:
-    """How much nearer drawn pictures are to their own caption than to others, in cosines."""
-    features = learner.networks.image_encoder(drawn(learner, batch))
-    cosines = features @ learner.encode(batch.tokens, batch.mask).text_features.T
-    return float(cosines.diag().mean() - cosines.mean())
+def snapshot(stage: Stage) -> State:
+    """A copy of everything that the stage changes."""
+    return {
+        group: {name: value.clone() for name, value in tensors.items()}
+        for group, tensors in stage.state_dict().items()
+    }
 
 
-def test_one_batch_is_overfitted_through_every_stage() -> None:
-    config = TrainConfig(**PLAIN, contrastive_lr=3e-3, flow_lr=1e-3)
-    learner, batches = toy_learner(config)
-    batch = one_batch(batches)
-    rows = run(learner, batch, "contrastive", 80)
-    assert rows[-1]["contrastive_loss"] < 0.5 < 2 < rows[0]["contrastive_loss"]
-    before = distance(learner, batch)
-    rows = run(learner, batch, "flow", 200)
-    first, last = (sum(row["flow_loss"] for row in part) for part in (rows[:10], rows[-10:]))
-    assert last < 0.5 * first
-    assert distance(learner, batch) < 0.15 * before
-    run(learner, batch, "adversarial", 40)
-    assert distance(learner, batch) < 0.4 * before  # one step, still the right pictures
-    assert fit(learner, batch) > 0.5
+def power_iteration(group: str, name: str) -> bool:
+    """The vectors of the spectral norm: functions of the weights alone, that move whenever D is asked."""
+    return group == "helper-patch_discriminator" and name.endswith(("._u", "._v"))
 
 
-def test_one_step_learns_what_the_flow_draws_in_many() -> None:
-    learner, batches = toy_learner(
-        TrainConfig(**PLAIN, flow_lr=3e-3, distill_steps=3, distill_pairs=32)
-    )
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 60)
-    rows = run(learner, batch, "distill", 150)
-    assert [row["pairs"] for row in rows[:3]] == [16, 32, 32]  # no more than were asked for
-    assert rows[-1]["distill_loss"] < 0.5 * rows[0]["distill_loss"]
-    chunk = learner.pairs.pick(torch.Generator().manual_seed(0))
-    text, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
-    with torch.no_grad():
-        assert learner.anchor is not None
-        many = many_steps(learner.anchor, noise, text, learner.null(16), 3, 2.5).clamp(-1, 1)
-        blurred = one_step(learner.anchor, noise, text)
-        once = one_step(learner.average, noise, text)
-    assert (many - chunk.images()).abs().max() <= 0.0041  # half a pixel value
-    nearer = (once - many).square().mean() / (blurred - many).square().mean()
-    assert nearer < 0.5
+def assert_same(before: State, after: State, leave: Callable[[str, str], bool] | None = None) -> None:
+    assert before.keys() == after.keys()
+    for group, tensors in before.items():
+        assert tensors.keys() == after[group].keys(), group
+        for name, value in tensors.items():
+            if leave is None or not leave(group, name):
+                assert torch.equal(value, after[group][name]), (group, name)
 
 
-def test_pairs_are_mirrored_whole_and_only_where_the_caption_allows_it(
-    monkeypatch: pytest.MonkeyPatch,
+def changed(before: State, after: State) -> set[str]:
+    """Groups in which something is another."""
+    return {
+        group
+        for group in after
+        if any(
+            name not in before.get(group, {}) or not torch.equal(value, before[group][name])
+            for name, value in after[group].items()
+        )
+    }
+
+
+def learned(stage: Stage) -> dict[str, nn.Module]:
+    """The networks that a stage trains."""
+    own = {
+        id(p)
+        for optimizer in stage.optimizers.values()
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    everything = {**dict(stage.networks.named_children()), **stage.helpers}
+    return {
+        name: network
+        for name, network in everything.items()
+        if any(id(p) in own for p in network.parameters())
+    }
+
+
+# -- learning ---------------------------------------------------------------------------------
+
+
+def test_the_stages_come_in_their_order() -> None:
+    names = list(STAGES)
+    assert names[:3] == ["contrastive", "autoencoder", "flow"]
+    assert all(stage.name == name for name, stage in STAGES.items())
+
+
+@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+@pytest.mark.parametrize("alignment", ["contrastive", "squared"])
+def test_contrastive_tells_pictures_by_their_captions(
+    cache: Path, kind: str, alignment: str
 ) -> None:
-    learner, batches = toy_learner(TrainConfig(**{**PLAIN, "mirror": 1.0}, distill_steps=2))
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 3)
-    learner.begin("distill")
-    sided = dataclasses.replace(batch, captions=["a ball on the left", *batch.captions[1:]])
-    learner.make_pairs(0, sided)
-    shown: list[torch.Tensor] = []
-    monkeypatch.setattr(stages, "one_step", lambda g, n, t: shown.append(n) or one_step(g, n, t))
-    wanted: list[torch.Tensor] = []
-    loss = losses.distill_loss
-    monkeypatch.setattr(losses, "distill_loss", lambda d, t: wanted.append(t) or loss(d, t))
-    learner.step("distill", sided, 1, 0.9)
-    chunk = learner.pairs.pick(torch.Generator())
-    _, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
-    for seen, whole in ((shown[0], noise), (wanted[0], chunk.images())):
-        assert torch.equal(seen[0], whole[0])
-        assert torch.equal(seen[1:], whole[1:].flip(3))
-
-
-def test_pairs_are_drawn_again_from_their_positions_alone() -> None:
-    config = TrainConfig(**{**PLAIN, "caption_dropout": 0.5}, distill_steps=2)
-    learner, batches = toy_learner(config)
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 3)
-    learner.begin("distill")
-    assert learner.make_pairs(4, batch)
-    assert learner.make_pairs(9, batch)
-    first = learner.pairs.pick(torch.Generator().manual_seed(0))
-    assert learner.pairs.positions == [4, 9]
-    other, _ = toy_learner(config)
-    other.load_tensors(learner.tensors("distill"))
-    other.make_pairs(first.position, batch)
-    again = other.pairs.pick(torch.Generator())
-    assert torch.equal(first.pictures, again.pictures)
-
-
-def test_the_game_is_held_to_what_the_flow_drew() -> None:
-    config = TrainConfig(**PLAIN, distill_steps=2, discriminator_head_start=0.0)
-    learner, batches = toy_learner(config)
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 3)
-    flow = copy.deepcopy(learner.average)
-    run(learner, batch, "distill", 4)
-    learner.begin("adversarial")
-    assert learner.pairs and learner.anchor is not None
-    for mine, start in ((learner.anchor, flow), (learner.networks.generator, learner.average)):
-        for a, b in zip(mine.parameters(), start.parameters(), strict=True):
-            assert torch.equal(a, b)
-    figures = learner.step("adversarial", batch, 5, 0.5).figures
-    assert {"distill_loss", "spread_loss", "g_loss"} <= set(figures)
-    assert "anchor_loss" not in figures
-    learner.pairs.keep([])  # a game that no distill stage came before: it is held to its start
-    assert "anchor_loss" in learner.step("adversarial", batch, 6, 0.5).figures
-
-
-@pytest.mark.parametrize("setting", ["pairs_weight", "spread_weight"])
-def test_the_game_keeps_to_the_pairs_and_to_their_spread(setting: str) -> None:
-    """What G makes of the pairs' noises is nearer to the flow's pictures, or to being as far apart as they are."""
-    off: list[float] = []
-    for weight in (0.0, 20.0):
-        weights = {
-            "pattern_weight": 0.0,
-            "edge_weight": 0.0,
-            "pairs_weight": 0.0,
-            "spread_weight": 0.0,
-        }
-        config = TrainConfig(
-            **PLAIN, **{**weights, setting: weight},
-            distill_steps=2, distill_pairs=16, discriminator_head_start=0.0,
-        )  # fmt: skip
-        learner, batches = toy_learner(config)
-        batch = batches.get("distill", 0, 16)
-        run(learner, batch, "flow", 20)
-        run(learner, batch, "distill", 3)
-        run(learner, batch, "adversarial", 25)
-        chunk, encoder = learner.pairs.newest, learner.networks.image_encoder
-        text, noise = learner._told(chunk.position, chunk.tokens, chunk.mask, chunk.pictures.shape)
-        with torch.no_grad():
-            drawn = one_step(learner.networks.generator, noise, text)
-            maps = [encoder.feature_maps(images) for images in (drawn, chunk.images())]
-            spread = losses.spread_loss(*maps)
-            pixels = losses.distill_loss(drawn, chunk.images())
-            off.append(float(spread if setting == "spread_weight" else pixels))
-    without, with_ = off
-    assert with_ < 0.7 * without
-
-
-def test_a_teacher_that_is_not_finite_teaches_nothing() -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN, distill_steps=2))
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 2)
-    learner.begin("distill")
-    assert learner.anchor is not None
-    with torch.no_grad():
-        next(learner.anchor.parameters()).fill_(math.nan)
-    before = [p.clone() for p in learner.networks.generator.parameters()]
-    assert learner.step("distill", batch, 0, 0.1).skipped
-    assert len(learner.pairs) == 0
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(before, learner.networks.generator.parameters(), strict=True)
+    material = toy_material(
+        cache, kind=kind, contrastive_lr=3e-3, alignment=alignment, contrastive_batch_size=16
     )
+    stage = toy_stage("contrastive", material)
+    rows = run(stage, 70)
+    assert rows[0]["contrastive_chance"] == pytest.approx(math.log(16))
+    assert mean(rows[-5:], "contrastive_loss") < 0.5 * mean(rows[:5], "contrastive_loss")
+    batch = material.batches.of(np.arange(16))
+    with torch.no_grad():
+        text = material.networks.text_encoder(batch.tokens, batch.mask).text_features
+        cosines = material.networks.image_encoder(batch.images) @ text.T
+    right = (cosines.argmax(1) == torch.arange(16)).float().mean()
+    assert float(right) > 0.8
+    assert stage.images == 70 * 16
+
+
+def test_contrastive_trains_f_and_e_and_nothing_else(cache: Path) -> None:
+    stage = toy_stage("contrastive", toy_material(cache))
+    assert set(learned(stage)) == {"text_encoder", "image_encoder"}
+    before = {name: copy.deepcopy(x) for name, x in stage.networks.named_children()}
+    run(stage, 2)
+    for name, network in stage.networks.named_children():
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(before[name].parameters(), network.parameters(), strict=True)
+        )
+        assert same is (name not in ("text_encoder", "image_encoder")), name
+
+
+def test_the_temperature_stays_in_its_bounds(cache: Path) -> None:
+    stage = toy_stage("contrastive", toy_material(cache))
+    scale = stage.networks.image_encoder.logit_scale
+    for wild in (9.0, -3.0):
+        with torch.no_grad():
+            scale.fill_(wild)
+        stage.step(1, 0.5)
+        assert 0 <= scale.item() <= math.log(100) + 1e-6
+
+
+def test_the_autoencoder_comes_to_draw_what_it_saw(cache: Path) -> None:
+    material = toy_material(cache, autoencoder_lr=4e-3)
+    stage = toy_stage("autoencoder", material)
+    assert set(learned(stage)) == {"encoder", "decoder", "patch_discriminator"}
+    rows = run(stage, 60)
+    for name in ("l1", "perceptual_loss"):
+        assert mean(rows[-5:], name) < 0.5 * mean(rows[:3], name), name
+    assert "d_loss" not in rows[10]
+    assert rows[-1].keys() >= {"d_loss", "d_real", "d_fake", "grad_norm"}
+    stage.finish()
+    images = material.batches.of(np.arange(16)).images
+    with torch.no_grad():
+        latents = material.networks.encoder(images)
+        drawn = material.networks.decoder(latents)
+    apart = (drawn[:, None] - images[None]).abs().flatten(2).mean(2)
+    assert apart.argmin(1).tolist() == list(range(16))
+    assert float(apart.diag().mean()) < 0.6 * float(apart.mean())
+
+
+def test_the_patch_discriminator_learns_to_tell(cache: Path) -> None:
+    stage = toy_stage("autoencoder", toy_material(cache, autoencoder_lr=2e-3))
+    rows = [figures(stage.step(position, ADVERSARIAL)) for position in range(25)]
+    assert mean(rows[-5:], "d_loss") < mean(rows[:3], "d_loss")
+    assert mean(rows[-5:], "d_real") > mean(rows[-5:], "d_fake") + 0.1
+
+
+def test_the_decoder_hears_the_patch_discriminator_and_never_teaches_it(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the hinge loss D stays as it is, though the decoder's gradient goes through it."""
+    stage = toy_stage("autoencoder", toy_material(cache))
+    hinge = losses.hinge_d_loss
+    monkeypatch.setattr(losses, "hinge_d_loss", lambda r, f: 0 * hinge(r, f))
+    before = [p.clone() for p in stage.helpers["patch_discriminator"].parameters()]
+    with_d = figures(stage.step(0, ADVERSARIAL))
+    after = stage.helpers["patch_discriminator"].parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    other = toy_stage("autoencoder", toy_material(cache))
+    without_d = figures(other.step(0, 0.1))
+    assert with_d["l1"] == without_d["l1"]
+    assert with_d["grad_norm"] != without_d["grad_norm"]
+
+
+def test_equivariant_steps_shrink_turn_and_mirror_pictures_and_latents_alike() -> None:
+    """Latents that are pictures of one pixel a cell: what is done to both is the same."""
+    random = torch.Generator().manual_seed(0)
+    seen: set[tuple[int, bool]] = set()
+    for _ in range(60):
+        images = torch.randn(2, 4, 32, 32)
+        latents = torch.nn.functional.avg_pool2d(images, 4)
+        small, whole = autoencoder_stage._transformed(latents, images, random)
+        side = small.shape[-1]
+        assert small.shape == (2, 4, side, side)
+        assert whole.shape == (2, 4, 4 * side, 4 * side)
+        assert 4 <= side <= 8
+        if side == 8:  # turned or mirrored alone, so equal to the bit but for rounding
+            torch.testing.assert_close(torch.nn.functional.avg_pool2d(whole, 4), small)
+        seen.add((side, bool(torch.equal(whole, images))))
+    assert {side for side, _ in seen} == {4, 5, 6, 7, 8}
+
+
+def test_the_autoencoder_learns_with_equivariance_too(cache: Path) -> None:
+    stage = toy_stage("autoencoder", toy_material(cache, autoencoder_lr=4e-3, equivariance=1.0))
+    rows = run(stage, 40)
+    assert mean(rows[-5:], "l1") < 0.6 * mean(rows[:3], "l1")
+    assert not any("d_loss" in row for row in rows)  # D never sees a picture that was changed
+
+
+def test_flow_learns_to_draw_what_a_caption_says(cache: Path) -> None:
+    """Euler steps from noise end nearer to the latents of their caption's picture than to others."""
+    material = toy_material(cache, flow_lr=1e-2, batch_size=16, caption_dropout=0.0)
+    stage = toy_stage("flow", material)
+    assert isinstance(stage, Flow)
+    assert set(learned(stage)) == {"generator"}
+    rows = run(stage, 110)
+    first, last = mean(rows[:5], "flow_loss"), mean(rows[-15:], "flow_loss")
+    assert first == pytest.approx(2, abs=0.4)  # of no velocity at all: n and z have variance one
+    assert last < 0.6 * first
+    assert stage.images == 110 * 16
+    stage.finish()
+    generator, encoder = material.networks.generator, material.networks.text_encoder
+    tokens, mask = material.batches.tokens([material.batches.captions(at)[0] for at in range(16)])
+    attributes = torch.from_numpy(stage.attributes)
+    with torch.no_grad():
+        condition = generator.condition(encoder(tokens, mask), tokens, attributes)
+        read = stage._read(stage.near[:16, :3], torch.zeros(16, dtype=torch.bool))
+        z = torch.randn(16, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+        for step in range(8):
+            level = torch.full((16,), 1 - step / 8)
+            z = z - generator(z, level, condition, read) / 8
+    real = torch.from_numpy(stage.latents.latents[:16].astype(np.float32))
+    apart = (z[:, None] - real[None]).square().flatten(2).mean(2)
+    assert float((apart.argmin(1) == torch.arange(16)).float().mean()) >= 0.5
+    assert float(apart.diag().mean()) < 0.7 * float(apart.mean())
+
+
+# -- what flow is given -----------------------------------------------------------------------
+
+
+def flow_stage(cache: Path, **options: Any) -> tuple[Flow, Material]:
+    material = toy_material(cache, **options)
+    stage = toy_stage("flow", material)
+    assert isinstance(stage, Flow)
+    return stage, material
+
+
+def test_flow_reads_other_pictures_than_the_one_it_draws(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, material = flow_stage(cache, recolour=0.5, mirror=0.5, caption_dropout=0.0)
+    assert material.references is stage.store
+    originals = torch.from_numpy(stage.store.read(np.arange(16)))
+    seen = 0
+    read = material.networks.generator.read
+
+    def watched(latents: Tensor, attributes: Tensor, without: Tensor) -> Any:
+        nonlocal seen
+        for row in range(len(latents)):
+            place = int(pictures[row])
+            assert not any(torch.equal(one, originals[place]) for one in latents[row])
+            assert all((originals == one).flatten(1).all(1).any() for one in latents[row])
+            seen += 1
+        return read(latents, attributes, without)
+
+    rows_of = stage._rows
+    monkeypatch.setattr(material.networks.generator, "read", watched)
+    pictures = np.zeros(8, int)
+
+    def rows(draw: np.random.Generator, size: int) -> np.ndarray:
+        nonlocal pictures
+        found = rows_of(draw, size)
+        pictures = stage.latents.pictures[found]
+        return found
+
+    monkeypatch.setattr(stage, "_rows", rows)
+    run(stage, 5)
+    assert seen == 40
+
+
+def test_a_dropped_caption_loses_its_references_too(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, material = flow_stage(cache, caption_dropout=0.5, batch_size=64)
+    generator = material.networks.generator
+    condition, read = generator.condition, generator.read
+    dropped: list[Tensor] = []
+    alone: list[Tensor] = []
+    monkeypatch.setattr(generator, "condition", lambda *a: dropped.append(a[3]) or condition(*a))
+    monkeypatch.setattr(generator, "read", lambda *a: alone.append(a[2]) or read(*a))
+    run(stage, 12)
+    no_text, no_reference = torch.cat(dropped), torch.cat(alone)
+    assert bool(no_reference[no_text].all())
+    assert 0.44 < float(no_text.float().mean()) < 0.56
+    assert 0.0 < float(no_reference[~no_text].float().mean()) < 0.1
+
+
+def test_attributes_are_dropped_together_and_now_and_then(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, material = flow_stage(cache, batch_size=64)
+    generator, told = material.networks.generator, []
+    condition = generator.condition
+    monkeypatch.setattr(generator, "condition", lambda *a: told.append(a[2]) or condition(*a))
+    run(stage, 10)
+    shares = torch.bincount(torch.cat(told)[:, 0], minlength=3) / 640
+    # two of sixteen toys have no style, and of the others 15% lose theirs
+    assert float(shares[2]) == pytest.approx(0.125 + 0.875 * 0.15, abs=0.06)
+    assert abs(float(shares[0] - shares[1])) < 0.2
+    assert stage.attributes[:8, 0].tolist() == [0, 1, 0, 1, 0, 1, 0, 2]  # of the pictures, unchanged
+
+
+def test_flow_without_attributes(cache: Path) -> None:
+    stage, _ = flow_stage(cache, attributes=())
+    assert stage.attributes.shape == (16, 0)
+    assert math.isfinite(run(stage, 2)[1]["flow_loss"])
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 3])
+def test_flow_of_hardly_any_picture(cache: Path, pictures: int) -> None:
+    """A picture that has no other to be drawn from is drawn without references."""
+    material = toy_material(cache, digest=f"{pictures} toys", indices=range(pictures))
+    stage = toy_stage("flow", material)
+    assert isinstance(stage, Flow)
+    before = [p.clone() for p in material.networks.generator.parameters()]
+    run(stage, 3)
+    assert material.references is not None
+    assert len(material.references) == pictures
+    after = material.networks.generator.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_weights_of_attributes_say_how_often_a_picture_is_shown(cache: Path) -> None:
+    stage, _ = flow_stage(
+        cache, attribute_weights="style=bold:0.5,light:2", recolour=0.5, mirror=0.5
+    )
+    draw = np.random.default_rng(0)
+    rows = stage._rows(draw, 40_000)
+    assert rows.min() >= 0
+    assert rows.max() < len(stage.latents.pictures)
+    shown = np.bincount(rows, minlength=len(stage.latents.pictures)) / 40_000
+    weight = np.array([0.5, 2, 1])[stage.attributes[stage.latents.pictures, 0]]
+    np.testing.assert_allclose(shown, weight / weight.sum(), atol=0.004)
+
+
+def test_captions_are_the_first_in_most_rows_and_any_in_the_rest(cache: Path) -> None:
+    stage, material = flow_stage(cache, recolour=1.0, batch_size=64)
+    assert all(len(set(ids.tolist())) == 2 for ids in stage.caption_ids)  # both of each toy's
+    for row, place in enumerate(stage.latents.pictures):
+        told = [stage.texts[at] for at in stage.caption_ids[row]]
+        assert told[:2] == stage.latents.captions(row, material.batches.captions(int(place)))
+    seen: list[str] = []
+    tokens = material.batches.tokens
+    material.batches.tokens = lambda texts: seen.extend(texts) or tokens(texts)  # type: ignore[method-assign]
+    run(stage, 10)
+    first = sum(text.startswith("a") for text in seen) / len(seen)
+    assert first == pytest.approx(0.6 + 0.4 * 0.5, abs=0.06)
+
+
+STYLES = (STYLE, Attribute("season", ("summer", "winter")))
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "channels"),
+    ("told", "tables"),
     [
-        ({"flow": 0.0}, "transformer", 3),
-        ({"flow": 0.0, "loss": "log"}, "transformer", 4),
-        ({"flow": 0.0, "alignment": "squared", "discriminator_steps": 2}, "lstm", 4),
-        ({"flow": 0.0, "penalty": "exact", "r2": False}, "transformer", 4),
-        ({"flow": 0.0, "penalty_every": 4, "mismatch_weight": 0.0, "ema": False}, "transformer", 4),
+        ("", [[1, 1, 1], [1, 1, 1]]),
+        ("style=light:0.4", [[1, 0.4, 1], [1, 1, 1]]),
+        (" style = bold:2 , light:0.5 ; season=winter:3;", [[2, 0.5, 1], [1, 3, 1]]),
     ],
 )
-def test_the_plain_gan_and_the_founding_forms_learn(
-    options: dict, kind: str, channels: int
+def test_attribute_weights(told: str, tables: list[list[float]]) -> None:
+    found = attribute_weights(told, STYLES)
+    assert [table.tolist() for table in found] == tables
+    assert attribute_weights("", ()) == []
+
+
+def test_a_value_with_a_colon_in_it_has_a_weight() -> None:
+    odd = Attribute("size", ("16:9", "4:3"))
+    assert attribute_weights("size=16:9:0.5", (odd,))[0].tolist() == [0.5, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "styl=bold:2", "bold:2", "style=loud:2", "style=bold", "style=bold:", "style=bold:x", "style=bold:0",
+        "style=bold:-1", "style=bold:nan", "style=bold:inf", "style=bold:1000", "style=:2", "season=bold:2",
+    ],
+)  # fmt: skip
+def test_wrong_attribute_weights_are_named(told: str) -> None:
+    with pytest.raises(UsageError, match="attribute_weights: ") as refused:
+        attribute_weights(told, STYLES)
+    hints = ("for example bold:0.5", "for example summer:0.5", "there are: style, season")
+    assert refused.value.hint in hints
+
+
+def test_weights_of_attributes_that_the_data_has_not() -> None:
+    with pytest.raises(UsageError, match="'style': no such attribute") as refused:
+        attribute_weights("style=bold:2", ())
+    assert refused.value.hint == "there are: none"
+
+
+def test_noise_levels_are_logit_normal_and_a_tenth_uniform() -> None:
+    random = torch.Generator().manual_seed(0)
+    levels = noise_levels(200_000, random).double()
+    assert levels.dtype == torch.float64
+    assert float(levels.min()) >= 0
+    assert float(levels.max()) <= 1
+
+    def expected(s: float) -> float:
+        normal = 0.5 * (1 + math.erf((math.log(s / (1 - s)) - 0.3) / math.sqrt(2)))
+        return 0.9 * normal + 0.1 * s
+
+    for s in (0.02, 0.1, 0.3, 0.5, 0.57, 0.8, 0.95):
+        assert float((levels < s).double().mean()) == pytest.approx(expected(s), abs=0.004)
+    again = noise_levels(50, torch.Generator().manual_seed(3))
+    assert torch.equal(again, noise_levels(50, torch.Generator().manual_seed(3)))
+
+
+# -- what is not finite -----------------------------------------------------------------------
+
+
+@contextmanager
+def poisoned(network: nn.Module, where: str, value: float) -> Iterator[None]:
+    """Something that is not finite, in what a network says or in the gradient of one of its weights."""
+    if where == "output":
+
+        def spoil(module: nn.Module, given: Any, said: Any) -> Any:
+            if isinstance(said, Tensor):
+                return said + torch.full_like(said, value)
+            return type(said)(
+                said.text_embeds, said.text_features + torch.full_like(said.text_features, value), said.mask
+            )  # fmt: skip
+
+        hook = network.register_forward_hook(spoil)
+    else:
+        parameter = next(p for p in network.parameters() if p.dim() > 1)
+        frozen = not parameter.requires_grad
+        parameter.requires_grad_(requires_grad=True)
+        hook = parameter.register_hook(lambda gradient: torch.full_like(gradient, value))
+        parameter.requires_grad_(requires_grad=not frozen)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("where", ["output", "gradient"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_in_any_network_changes_nothing(
+    cache: Path, name: str, where: str, value: float
 ) -> None:
-    """From nothing, the picture comes to follow the caption."""
-    config = TrainConfig(
-        **{
-            **PLAIN,
-            "adversarial_lr": 1e-3,
-            "contrastive_lr": 3e-3,
-            "alignment_weight": 1.0,
-            **options,
-        }
-    )
-    learner, batches = toy_learner(config, channels, kind)
-    batch = one_batch(batches)
-    run(learner, batch, "contrastive", 60)
-    before = fit(learner, batch)
-    rows = run(learner, batch, "adversarial", 80)
-    assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert fit(learner, batch) > before + 0.1
+    stage = toy_stage(name, toy_material(cache))
+    stage.step(0, ADVERSARIAL)
+    before = snapshot(stage)
+    for network_name, network in learned(stage).items():
+        with poisoned(network, where, value):
+            assert stage.step(1, ADVERSARIAL).skipped, network_name
+        assert_same(before, stage.state_dict(), power_iteration)
+    good = stage.step(2, ADVERSARIAL)
+    assert not good.skipped
+    assert all(math.isfinite(number) for number in figures(good).values())
+    twin = toy_stage(name, toy_material(cache))
+    twin.load_state_dict(before)
+    if name != "autoencoder":  # whose power iterations went on
+        assert figures(twin.step(2, ADVERSARIAL)) == figures(good)
+        assert_same(twin.state_dict(), stage.state_dict())
 
 
-@pytest.mark.parametrize("stage", ["contrastive", "flow", "adversarial"])
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_what_is_not_finite_reaches_no_weight(stage: str, poison: float) -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN))
-    batch = one_batch(batches)
-    learner.begin(stage)
-    learner.step(stage, batch, 0, 0.5)
-    before = {
-        g: {n: t.clone() for n, t in group.items()} for g, group in learner.tensors(stage).items()
-    }
-    bad = Batch(batch.images.clone(), batch.tokens, batch.mask, batch.text, batch.captions)
-    bad.images[3, 0, 5, 5] = poison
-    result = learner.step(stage, bad, 1, 0.5)
+@pytest.mark.parametrize("loss", ["hinge_d_loss", "perceptual_loss"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_of_the_autoencoders_losses_is_enough_to_leave_out_both_steps(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, loss: str, value: float
+) -> None:
+    """The other loss is finite, and still neither the pair nor the patch discriminator moves."""
+    stage = toy_stage("autoencoder", toy_material(cache))
+    stage.step(0, ADVERSARIAL)
+    before = snapshot(stage)
+    whole = getattr(losses, loss)
+    with monkeypatch.context() as patch:
+        patch.setattr(losses, loss, lambda *told: whole(*told) + value)
+        result = stage.step(1, ADVERSARIAL)
     assert result.skipped
-    after = learner.tensors(stage)
-    for group, tensors in before.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, after[group][name]), (group, name)
-    assert not learner.step(stage, batch, 2, 0.5).skipped
+    assert_same(before, stage.state_dict(), power_iteration)
+    assert not stage.step(2, ADVERSARIAL).skipped
+    groups = changed(before, snapshot(stage))
+    assert groups >= {"networks", "average-decoder", "helper-patch_discriminator"}
+    assert groups >= {"optimizer-autoencoder", "optimizer-patch_discriminator", "images"}
 
 
-def test_the_discriminators_gradient_never_trains_the_text_encoder() -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN))
-    batch = one_batch(batches)
-    before = [p.clone() for p in learner.networks.text_encoder.parameters()]
-    run(learner, batch, "flow", 2)
-    run(learner, batch, "adversarial", 3)
+@pytest.mark.parametrize("name", ["contrastive", "autoencoder"])
+def test_a_picture_that_is_not_finite_changes_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stage = toy_stage(name, toy_material(cache))
+    stage.step(0, ADVERSARIAL)
+    before = snapshot(stage)
+    batches = stage.material.batches
+    get = batches.get
+
+    def bad(*asked: Any) -> Any:
+        batch = get(*asked)
+        batch.images[3, 0, 5, 5] = math.nan
+        return batch
+
+    monkeypatch.setattr(batches, "get", bad)
+    assert stage.step(1, ADVERSARIAL).skipped
+    assert_same(before, stage.state_dict(), power_iteration)
+
+
+# -- the same again ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_the_same_seed_and_position_give_the_same_step(cache: Path, name: str) -> None:
+    ends: list[State] = []
+    for seed in (0, 0, 1):
+        stage = toy_stage(name, toy_material(cache, seed=seed, mirror=0.5))
+        for position in (5, 2):
+            stage.step(position, ADVERSARIAL)
+        ends.append(snapshot(stage))
+    assert_same(ends[0], ends[1])
+    assert changed(ends[0], ends[2]) >= {"networks"}
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_another_position_is_another_step(cache: Path, name: str) -> None:
+    stage = toy_stage(name, toy_material(cache))
+    first = figures(stage.step(0, ADVERSARIAL))
+    other = toy_stage(name, toy_material(cache))
+    assert figures(other.step(1, ADVERSARIAL)) != first
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_stage_resumes_to_the_bit(cache: Path, name: str, at: int) -> None:
+    options: dict[str, Any] = {"mirror": 0.5, "recolour": 0.5, "equivariance": 0.3}
+    unbroken = toy_stage(name, toy_material(cache, **options))
+    saved: State = {}
+    rows: list[dict[str, float]] = []
+    for position in range(6):
+        if position == at:
+            saved = snapshot(unbroken)
+        rows.append(figures(unbroken.step(position, position / 6)))
+    # other weights, as a new process builds them before it reads its state
+    material = toy_material(cache, **options)
+    material.networks.load_state_dict(toy_networks(seed=9, attributes=(STYLE,)).state_dict())
+    resumed = STAGES[name](material)
+    resumed.load_state_dict(saved)
+    list(resumed.prepare())
+    assert [figures(resumed.step(p, p / 6)) for p in range(at, 6)] == rows[at:]
+    assert_same(unbroken.state_dict(), resumed.state_dict())
+    for network, tensors in unbroken.weights().items():
+        assert all(torch.equal(value, resumed.weights()[network][n]) for n, value in tensors.items())
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_state_is_whole_and_of_its_own_stage(cache: Path, name: str) -> None:
+    stage = toy_stage(name, toy_material(cache))
+    stage.step(0, ADVERSARIAL)
+    saved = snapshot(stage)
+    assert set(saved) == {
+        "networks",
+        "images",
+        *(f"average-{one}" for one in stage.averages),
+        *(f"helper-{one}" for one in stage.helpers),
+        *(f"optimizer-{one}" for one in stage.optimizers),
+    }
+    assert all(saved[f"optimizer-{one}"] for one in stage.optimizers)
+    other = toy_stage("flow" if name != "flow" else "autoencoder", toy_material(cache))
+    with pytest.raises((KeyError, RuntimeError)):
+        other.load_state_dict(saved)
+
+
+def test_a_resumed_flow_keeps_the_whitening_that_it_began_with(cache: Path) -> None:
+    stage, material = flow_stage(cache)
+    run(stage, 2)
+    whitening = material.networks.generator.text_whiten.clone()
+    assert not torch.equal(whitening, torch.eye(32) * 32**0.5)
+    average = stage.averages["generator"]
+    assert torch.equal(average.text_whiten, whitening)  # pyright: ignore
+    with torch.no_grad():
+        next(material.networks.text_encoder.parameters()).mul_(1.5)  # captions read otherwise now
+    list(stage.prepare())
+    assert torch.equal(material.networks.generator.text_whiten, whitening)
+
+
+# -- averages and learning rates ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "network"), [("autoencoder", "decoder"), ("flow", "generator")])
+def test_what_is_saved_and_goes_on_is_the_average(cache: Path, name: str, network: str) -> None:
+    stage = toy_stage(name, toy_material(cache))
+    run(stage, 6)
+    average, learner = stage.averages[network], getattr(stage.networks, network)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(average.parameters(), learner.parameters(), strict=True)
+    )
+    saved = stage.weights()
+    assert set(saved) == {one for one, _ in stage.networks.named_children()}
+    assert all(torch.equal(value, average.state_dict()[n]) for n, value in saved[network].items())
+    stage.finish()
     assert all(
         torch.equal(a, b)
-        for a, b in zip(before, learner.networks.text_encoder.parameters(), strict=True)
+        for a, b in zip(average.parameters(), learner.parameters(), strict=True)
     )
 
 
-def test_the_discriminator_starts_from_the_generators_way_down() -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN))
-    run(learner, one_batch(batches), "flow", 3)
-    learner.begin("adversarial")
-    g, d = learner.networks.generator, learner.networks.discriminator
-    assert torch.equal(d.levels[0][0].block.conv_in.weight, g.down[0]["blocks"][0].conv_in.weight)  # pyright: ignore
-    assert torch.equal(d.widen[0].weight, g.widen[0].weight)  # pyright: ignore
-
-
-@pytest.mark.parametrize("warm", [True, False])
-def test_the_discriminator_has_a_head_start_where_the_generator_is_warm(warm: bool) -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN, discriminator_head_start=0.5))
-    batch = one_batch(batches)
-    if warm:
-        run(learner, batch, "flow", 2)
-    learner.begin("adversarial")
-    g, d = (
-        [p.clone() for p in network.parameters()]
-        for network in (learner.networks.generator, learner.networks.discriminator)
-    )
-
-    def stayed(before: list[torch.Tensor], network: torch.nn.Module) -> bool:
-        return all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-
-    images = learner.images
-    rows = learner.step("adversarial", batch, 0, 0.4).figures
-    assert learner.images == images + 16
-    assert not stayed(d, learner.networks.discriminator)
-    assert stayed(g, learner.networks.generator) is warm
-    assert ("g_loss" in rows) is not warm
-    assert "g_loss" in learner.step("adversarial", batch, 1, 0.6).figures
-    assert not stayed(g, learner.networks.generator)
-
-
-def test_tensors_and_load_tensors_are_inverse() -> None:
-    learner, batches = toy_learner(TrainConfig(**PLAIN))
-    batch = one_batch(batches)
-    run(learner, batch, "flow", 2)
-    run(learner, batch, "adversarial", 3)
-    saved = {
-        g: {n: t.clone() for n, t in group.items()}
-        for g, group in learner.tensors("adversarial").items()
-    }
-    other, _ = toy_learner(TrainConfig(**PLAIN, seed=5))
-    other.load_tensors(saved)
-    other.images, other.images_before = learner.images, learner.images_before
-    learner.config = other.config  # same noise
-    for position in range(2):
-        a = learner.step("adversarial", batch, position, 0.6)
-        b = other.step("adversarial", batch, position, 0.6)
-        assert {k: float(v) for k, v in a.figures.items()} == {
-            k: float(v) for k, v in b.figures.items()
-        }
-    for group, tensors in learner.tensors("adversarial").items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, other.tensors("adversarial")[group][name]), (group, name)
+def test_the_flow_warms_up_and_ends_at_a_twentieth(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _ = flow_stage(cache, flow_lr=2e-3)
+    optimizer = stage.optimizers["generator"]
+    rates: list[float] = []
+    for images, progress in ((0, 0.0), (49 * 8, 0.0), (10_000, 0.0), (10_000, 0.5), (10_000, 1.0)):
+        stage.images = images
+        stage.step(0, progress)
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert len({group["lr"] for group in optimizer.param_groups}) == 1
+    expected = [2e-3 / 100, 2e-3 / 2, 2e-3, 2e-3 * (0.05 + 0.95 / 2), 2e-3 * 0.05]
+    assert rates == pytest.approx(expected)
 
 
 def test_ema_half_life() -> None:
     decay = ema_decay(64, 10**9, 500_000)
     assert decay ** (500_000 / 64) == pytest.approx(0.5)
     assert ema_decay(64, 64_000, 500_000) ** (0.05 * 64_000 / 64) == pytest.approx(0.5)
-    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert ema_decay(64, 64_000, 500_000, 0.1) ** (0.1 * 64_000 / 64) == pytest.approx(0.5)
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     expected = 0.75 * a.weight + 0.25 * b.weight
     ema_update(a, b, 0.75)
     assert torch.allclose(a.weight, expected)
