@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2i_cli import libraries
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import T2IError, UsageError, WeightsError
 from t2i_cli.folders import cache_folder
@@ -265,8 +266,7 @@ class OnnxRuntime(Runtime):
 
 
 def _session(path: Path) -> Any:
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -278,8 +278,7 @@ def _session(path: Path) -> Any:
 
 def _key(model: Path) -> str:
     """What the kept graphs of a weights file hang on: the file as it lies there, this runtime, this processor."""
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     try:
         stat = model.stat()
     except OSError as error:
