@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, graphs, images, metrics
+from t2i_cli import checkpoint, data, graphs, images, libraries, metadata, metrics
 from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config
 from t2i_cli.errors import (
     DeviceError,
@@ -189,6 +189,8 @@ class _Run:
     """Everything a run holds while it works."""
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        with libraries.Compiler():  # optimizers import it
+            pass
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
         config = _resolved(settings, device)
@@ -507,6 +509,9 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(
         f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
     )
+    for problem in run.pictures.report.problems:
+        if problem.kind == "own":
+            yield Message(problem.text)
     run.given = _given(run)
     state = _last_state(run) if settings.resume else None
     if state is not None and run.first:
@@ -1159,8 +1164,9 @@ def _look(run: _Run) -> Iterator[Event]:
     grid = to_pixels(
         _pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy()
     )
+    sheet = images.grid(grid, run.prompts, columns=8)
     path = run.out / "samples" / f"{at.step:08}.png"
-    checkpoint.write_atomic(path, images.encode(images.grid(grid, run.prompts, columns=8)))
+    checkpoint.write_atomic(path, images.encode(sheet, xmp=metadata.xmp()))
     yield Sampled(path, at.step)
     if at.stage == run.stages[-1] and at.fresh["retrieval"] >= at.best:
         at.best = at.fresh["retrieval"]

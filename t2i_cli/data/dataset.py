@@ -14,6 +14,7 @@ import numpy as np
 
 from t2i_cli.data.cache import Entry, cache_folder, open_entry, write_entry
 from t2i_cli.data.layouts import CaptionsFrom, Source, find
+from t2i_cli.data.own import with_own
 from t2i_cli.data.reading import processors, read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
 from t2i_cli.data.scan import Gathered, read_records
@@ -89,6 +90,7 @@ def load(
     captions_from: CaptionsFrom | None = None,
     caption_key: str | None = None,
     workers: int = 0,
+    drawn: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaptionedImages:
     """Captioned pictures at one resolution, from the cache where it has them, else decoded into it.
@@ -102,6 +104,7 @@ def load(
         captions_from: the layout, where it is not to be found by looking.
         caption_key: the key of the captions in a metadata file or JSON sidecar.
         workers: threads that decode; 0: as many as there are processors.
+        drawn: whether pictures that t2i drew are wanted too: to be measured, never to be trained on.
         progress: called with (done, total) pictures now and then, only while decoding.
 
     Raises:
@@ -109,16 +112,16 @@ def load(
             image).
         OutputError: the cache cannot be written.
     """
-    source = find(Path(path), captions_from)
+    source = find(Path(path), captions_from, drawn=drawn)
     digest = _digest(source, caption_key)
-    wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}"
+    wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}{' drawn' if drawn else ''}"
     key = hashlib.sha256(wanted.encode()).hexdigest()
     folder = cache_folder(cache)
     entry = open_entry(folder, key)
     if entry is None:
         problems = Problems()
         records = read_records(source, problems, caption_key)
-        gathered = Gathered(source, problems, resolution)
+        gathered = Gathered(source, problems, resolution, drawn=drawn)
         early = DataReport(str(path), source.phrase, len(records), 0, 0, problems.listed())
         if not early.usable:
             raise _refused(early)
@@ -131,7 +134,7 @@ def load(
             return (report.pairs, resolution, resolution, channels), _index(gathered, report)
 
         entry = write_entry(folder, key, fill)
-    return _from_entry(entry, digest, str(path))
+    return _from_entry(entry, digest, str(path), source.own)
 
 
 @functools.lru_cache(maxsize=4)
@@ -216,9 +219,10 @@ def _index(gathered: Gathered, report: DataReport) -> dict[str, Any]:
     }
 
 
-def _from_entry(entry: Entry, digest: str, path: str) -> CaptionedImages:
+def _from_entry(entry: Entry, digest: str, path: str, own: tuple[str, ...]) -> CaptionedImages:
     index = entry.index
-    report = replace(DataReport.from_dict(cast("dict[str, Any]", index["report"])), path=path)
+    report = with_own(DataReport.from_dict(cast("dict[str, Any]", index["report"])), own)
+    report = replace(report, path=path)
     return CaptionedImages(
         entry.pixels,
         index["captions"],
