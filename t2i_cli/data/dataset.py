@@ -18,10 +18,11 @@ from t2i_cli.data.own import with_own
 from t2i_cli.data.reading import processors, read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
 from t2i_cli.data.scan import Gathered, read_records
+from t2i_cli.data.splits import order_of
 from t2i_cli.errors import DataError
 from t2i_cli.images import flatten
 
-__all__ = ["CaptionedImages", "batch_indices", "load"]
+__all__ = ["CaptionedImages", "batch_indices", "digest_of", "load", "loaded"]
 
 _PIXELS_FORMAT = 1  # raise it when the same file gives other pixels: caches are then built again
 _FLATTEN_AT_ONCE = 256  # pictures
@@ -70,7 +71,7 @@ class CaptionedImages:
         count = min(max(1, round(val * len(self))), len(self) // 2) if val > 0 else 0
         if count == 0:
             return np.arange(len(self), dtype=np.int64), np.zeros(0, np.int64)
-        order = [hashlib.sha256(f"{seed}:{one}".encode()).digest() for one in self.hashes]
+        order = [order_of(seed, one) for one in self.hashes]
         last = sorted(order)[count - 1]
         out = np.array([one <= last for one in order])
         return np.flatnonzero(~out).astype(np.int64), np.flatnonzero(out).astype(np.int64)
@@ -90,7 +91,6 @@ def load(
     captions_from: CaptionsFrom | None = None,
     caption_key: str | None = None,
     workers: int = 0,
-    drawn: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaptionedImages:
     """Captioned pictures at one resolution, from the cache where it has them, else decoded into it.
@@ -104,7 +104,6 @@ def load(
         captions_from: the layout, where it is not to be found by looking.
         caption_key: the key of the captions in a metadata file or JSON sidecar.
         workers: threads that decode; 0: as many as there are processors.
-        drawn: whether pictures that t2i drew are wanted too: to be measured, never to be trained on.
         progress: called with (done, total) pictures now and then, only while decoding.
 
     Raises:
@@ -112,15 +111,57 @@ def load(
             image).
         OutputError: the cache cannot be written.
     """
-    source = find(Path(path), captions_from, drawn=drawn)
-    digest = _digest(source, caption_key)
+    source = find(Path(path), captions_from)
+    return loaded(
+        path,
+        source,
+        digest_of(source, caption_key),
+        lambda problems: read_records(source, problems, caption_key),
+        resolution,
+        image_channels=image_channels,
+        cache=cache,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def loaded(
+    path: Path | str,
+    source: Source,
+    digest: str,
+    read: Callable[[Problems], list[Record]],
+    resolution: int,
+    *,
+    image_channels: int | None = None,
+    cache: Path | str | None = None,
+    workers: int = 0,
+    drawn: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CaptionedImages:
+    """What `load` gives, of pictures that were found already.
+
+    Args:
+        path: as the user gave it.
+        source: the files.
+        digest: of all that decides the records and their pixels at any resolution.
+        read: the records; what does not fit goes to the problems it is given.
+        resolution: px.
+        image_channels: as for `load`.
+        cache: as for `load`.
+        workers: as for `load`.
+        drawn: whether pictures that t2i drew are wanted: to be measured, never to be trained on.
+        progress: as for `load`.
+
+    Raises:
+        DataError, OutputError: as `load`.
+    """
     wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}{' drawn' if drawn else ''}"
     key = hashlib.sha256(wanted.encode()).hexdigest()
     folder = cache_folder(cache)
     entry = open_entry(folder, key)
     if entry is None:
         problems = Problems()
-        records = read_records(source, problems, caption_key)
+        records = read(problems)
         gathered = Gathered(source, problems, resolution, drawn=drawn)
         early = DataReport(str(path), source.phrase, len(records), 0, 0, problems.listed())
         if not early.usable:
@@ -162,7 +203,7 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return out
 
 
-def _digest(source: Source, caption_key: str | None) -> str:
+def digest_of(source: Source, caption_key: str | None = None) -> str:
     """SHA-256 over the layout, the caption key, and the names and contents of all its files."""
     whole = hashlib.sha256(f"{source.layout} {caption_key!r}\n".encode())
     names = (*source.images, *source.texts)
