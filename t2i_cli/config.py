@@ -393,7 +393,7 @@ class TrainConfig:
         """
         known = {item.name: item for item in dataclasses.fields(cls)}
         clean: dict[str, Any] = {}
-        for name, value in data.items():
+        for name, value in with_rates(data).items():
             if name not in known:
                 raise UsageError(
                     f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
@@ -411,6 +411,51 @@ class TrainConfig:
         if "steps" in clean and "time" not in clean and clean["steps"] > 0:
             clean["time"] = 0.0
         return cls(**clean)
+
+
+_RATES = ("contrastive_lr", "flow_lr", "adversarial_lr")
+LR_BOUNDS = (1e-7, 0.1)
+
+
+def learning_rates(lr: float) -> dict[str, float]:
+    """The settings of a learning rate of the generator; the other stages' keep their usual ratio to it.
+
+    >>> learning_rates(9e-4) == {"contrastive_lr": 1e-3, "flow_lr": 9e-4, "adversarial_lr": 2e-4}
+    True
+
+    Args:
+        lr: of the generator in the flow stage.
+
+    Raises:
+        UsageError: out of range.
+    """
+    usual = {item.name: cast("float", item.default) for item in dataclasses.fields(TrainConfig)}
+    low, high = LR_BOUNDS
+    if not low <= lr <= high:
+        raise UsageError(
+            f"--lr {lr:g}: out of range",
+            f"it is the generator's learning rate, {usual['flow_lr']:g} by default; use {low:g} to {high:g}",
+        )
+    return {name: usual[name] * (lr / usual["flow_lr"]) for name in _RATES}
+
+
+def with_rates(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without ``lr``: the stages' learning rates in its place, except where they are given themselves.
+
+    In the `config.toml` of an older run, which has all of them, ``lr`` is a factor on each.
+
+    Raises:
+        UsageError: ``lr`` is out of range, or no number.
+    """
+    others = {name: value for name, value in settings.items() if name != "lr"}
+    if "lr" not in settings:
+        return others
+    lr = settings["lr"]
+    if isinstance(lr, bool) or not isinstance(lr, int | float):
+        raise UsageError(f"config: lr = {lr!r}: expected float", "for example 0.0009")
+    if all(name in settings for name in _RATES):
+        return others | {name: settings[name] * lr for name in _RATES}
+    return {**learning_rates(float(lr)), **others}
 
 
 def _check(holds: bool, name: str, value: object, expected: str) -> None:

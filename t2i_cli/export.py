@@ -35,8 +35,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i_cli import models
-from t2i_cli.checkpoint import load_model
+from t2i_cli import libraries, models
+from t2i_cli.checkpoint import load_model, write_atomic
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import OutputError, T2IError
 
@@ -199,8 +199,8 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             temporary.chmod(0o777 & ~mask)
             if overwrite and out.is_dir():
                 for file in temporary.iterdir():
-                    file.replace(out / file.name)
-                temporary.rmdir()
+                    write_atomic(out / file.name, file.read_bytes())
+                shutil.rmtree(temporary)
             else:
                 temporary.rename(out)
         except BaseException:
@@ -248,7 +248,8 @@ def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[st
         "image_encoder": (_Alone(networks, "image_encoder"), (images,), (first,), ["images"], ["image_features"]),
     }  # fmt: skip
     for name, (module, example, axes, inputs, outputs) in jobs.items():
-        with _quiet():
+        libraries.silence()
+        with _quiet(), libraries.Compiler():
             try:
                 program = torch.onnx.export(
                     module.eval(),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from t2i_cli.errors import HIDDEN, OutputError, PromptError, UsageError
+from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
     "DEFAULT_NAME",
@@ -224,6 +225,8 @@ def expanded(template: Template, fields: Fields) -> str:
     """
     path = template.expand(fields)
     folder = template.fixed_folder
+    if folder is None and template.names & {*_TEXTS}:  # a stranger's text names the file alone
+        folder = os.path.dirname(path)  # noqa: PTH120
     if folder is not None and not _leads_inside(folder, path):
         raise PromptError(
             f"{path}: a link there leads out of {folder or 'this folder'}", "remove the link"
@@ -232,8 +235,10 @@ def expanded(template: Template, fields: Fields) -> str:
 
 
 def _leads_inside(folder: str, path: str) -> bool:
-    """Whether the folder of a path is ``folder`` or inside of it, links followed."""
+    """Whether the folder of a path is ``folder`` or inside of it, links followed; what a last link leads to as well."""
     base = os.path.realpath(folder or ".")
+    if os.path.islink(path):  # noqa: PTH114
+        path = os.path.realpath(path)
     real = os.path.realpath(os.path.dirname(path) or ".")  # noqa: PTH120
     return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
@@ -250,7 +255,8 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
     Args:
         path: where to write.
         data: the file.
-        overwrite: replace what is there.
+        overwrite: replace what is there, by the rule of `t2i_cli.nodes`: a link is followed, a pipe or a device is
+            written into.
 
     Returns:
         False where ``path`` exists and ``overwrite`` is false: it is left as it was.
@@ -260,6 +266,16 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
     """
     global _counter
     _counter += 1
+    asked = path
+    if overwrite:
+        try:
+            path, stream = target_of(path)
+            if stream:
+                _write(open_stream(path), data)
+                return True
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OutputError(f"{asked}: cannot be written: {reason}", _advice(error)) from error
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".t2i-{os.getpid()}-{_counter}-{os.urandom(4).hex()}.tmp")  # noqa: PTH118
     _unfinished.add(temporary)
@@ -273,19 +289,14 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
         except FileNotFoundError:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
             fd = _create(temporary)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-        finally:
-            os.close(fd)
+        _write(fd, data)
         if overwrite:
             os.replace(temporary, path)  # noqa: PTH105
             return True
         return _place(temporary, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{path}: cannot be written: {reason}", _advice(error)) from error
+        raise OutputError(f"{asked}: cannot be written: {reason}", _advice(error)) from error
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
@@ -296,6 +307,16 @@ def remove_unfinished() -> None:
     for temporary in sorted(_unfinished):
         _remove(temporary)
     _unfinished.clear()
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all of a file and close it."""
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
 
 
 def _create(path: str) -> int:

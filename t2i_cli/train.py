@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from t2i_cli import checkpoint, libraries
-from t2i_cli.config import TrainConfig
+from t2i_cli.config import TrainConfig, with_rates
 from t2i_cli.errors import DeviceError, OutputError, Stopped, UsageError
 from t2i_cli.runtime import graphs
 from t2i_cli.tokenizer import Tokenizer
@@ -379,7 +379,7 @@ def _given(run: Run) -> dict[str, Any]:
 def _check_unchanged(run: Run, meta: dict[str, Any]) -> Iterator[Event]:
     # a setting that a run of an older version did not know had what is the default now
     # (and of what it was given beside its config, nothing is known)
-    before, now = TrainConfig().to_dict() | meta["facts"], facts(run)
+    before, now = TrainConfig().to_dict() | with_rates(meta["facts"]), facts(run)
     now = {key: value for key, value in now.items() if key in before or key not in run.given}
     before = {key: value for key, value in before.items() if key in now}
     changed = {

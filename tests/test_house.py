@@ -21,6 +21,8 @@ OWNERS = {  # the only files that may import a package
     "rich": {"cli.py", "console.py"},
     "sentencepiece": {"tokenizer.py"},
     "PIL": {"images.py"},
+    "onnxruntime": {"libraries.py"},
+    "transformers": {"libraries.py"},
 }
 FAST = (  # importing these loads no torch
     "t2i_cli",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from t2i_cli.errors import OutputError
+from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
     "TEMPORARY",
@@ -43,8 +44,8 @@ def write_atomic(
 ) -> None:
     """Put ``content`` at ``path``: the file is the old one or the whole new one, and on the disk.
 
-    Missing folders are made. The file's mode is the umask's. A device or a pipe is written to as it
-    is.
+    Missing folders are made. The file's mode is the umask's. What is not a regular file is treated
+    by the rule of `t2i_cli.nodes`: links are followed, pipes and devices written into.
 
     Args:
         path: where to write.
@@ -57,12 +58,12 @@ def write_atomic(
     """
     path = Path(path)
     with reported(path):
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                _write_device(path, content)
-                return
-        if path.is_symlink():  # the file it leads to is replaced, not the link
-            path = path.resolve()
+        target, stream = target_of(str(path))
+        if stream:
+            with os.fdopen(open_stream(target), "wb") as file:
+                _fill(file, content)
+            return
+        path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:
@@ -242,13 +243,6 @@ def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], None]) -> None
         content(file)
     else:
         file.write(content)
-
-
-def _write_device(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    with path.open("wb") as file:
-        _fill(file, content)
 
 
 def _last_byte(handle: int, size: int) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from t2i_cli import libraries
 from t2i_cli.checkpoint import check_reader, load_model, read_info, write_atomic
 from t2i_cli.checkpoint.safetensors_file import read_data, read_header
 from t2i_cli.config import ModelConfig
@@ -114,8 +115,7 @@ def make_ready(
 
 
 def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Path) -> None:
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     with zipfile.ZipFile(io.BytesIO(bundle)) as graphs:
         for name in GRAPHS:
             options = onnxruntime.SessionOptions()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from t2i_cli import libraries
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import T2IError, WeightsError
 from t2i_cli.folders import cache_folder
@@ -165,7 +166,7 @@ def _two(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _session(path: Path) -> Any:
-    import onnxruntime
+    onnxruntime = libraries.onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -178,7 +179,7 @@ def _session(path: Path) -> Any:
 
 def _key(model: Path) -> str:
     """What the kept graphs of a weights file hang on: the file as it lies there, this runtime, this processor."""
-    import onnxruntime
+    onnxruntime = libraries.onnxruntime()
 
     try:
         stat = model.stat()

@@ -19,7 +19,7 @@ from t2i_cli.models import Networks, build
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.training import distributed
 from t2i_cli.training.batches import Batches
-from t2i_cli.training.diagnostics import Doctor
+from t2i_cli.training.diagnostics import Doctor, Remedies
 from t2i_cli.training.events import Event, Message, StageStarted
 from t2i_cli.training.preview import GRID
 from t2i_cli.training.run import Run, trunk_dtype
@@ -76,7 +76,9 @@ def read_data(run: Run) -> None:
         progress=progress,
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
-    run.diagnostics = Doctor(len(run.learned_from), warm=settings.init is not None)
+    fp32 = trunk_dtype(config.precision, run.device) == torch.float32
+    can = Remedies.of(config, init=settings.init is not None, fp32=fp32)
+    run.diagnostics = Doctor(len(run.learned_from), warm=settings.init is not None, can=can)
 
 
 def tokenizer_stage(run: Run, *, resumed: bool) -> Iterator[Event]:
