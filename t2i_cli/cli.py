@@ -249,18 +249,33 @@ def train(
         typer.Option(
             metavar="F",
             help="The generator's learning rate; other networks keep their ratio to it  "
-            "[default: 0.0009]",
+            "[default: 0.002]",
         ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Where all randomness comes from.")
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Start from a model's weights.")
-    ] = None,
-    distill_from: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A flow to distill, where --init is past its own."),
+        typer.Option(
+            metavar="MODEL|none",
+            help="Start from a model's weights  [default: the shipped model, where size and resolution fit]",
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="flow|gan", help="gan: one step against a discriminator alone."),
+    ] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B|none",
+            help="Columns that are conditions  [default: style, where there is one]",
+        ),
+    ] = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What is drawn where no condition is asked for."),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Use this tokenizer instead of making one.")
@@ -338,6 +353,7 @@ def train(
     flags: dict[str, Any] = {
         "size": size,
         "resolution": resolution,
+        "objective": objective,
         "text_encoder": text_encoder,
         "time": None if time is None else parse_span(time, "--time"),
         "steps": steps,
@@ -352,9 +368,15 @@ def train(
         "precision": precision,
     }
     given: dict[str, Any] = {}
+    if (
+        init is None
+        and not resume
+        and not any((size, resolution, objective, text_encoder, tokenizer, config))
+    ):
+        init = _shipped()
+    init = None if init == "none" else init
     for layer in (
         {} if init is None else _begun(init),
-        {} if distill_from is None else {"contrastive": 0.0},  # it reads texts as the flow does
         _read_toml(run_folder / "config.toml")
         if resume and (run_folder / "config.toml").is_file()
         else {},
@@ -389,13 +411,14 @@ def train(
             config=settings_config,
             device=device,
             init=None if init is None else resolve_model(init),
-            distill_from=None if distill_from is None else resolve_model(distill_from),
             tokenizer=tokenizer,
             prompts=None if prompts is None else _read_lines(prompts),
             resume=resume,
             force=force,
             captions_from=layout,
             caption_key=caption_key,
+            attributes=_columns(attributes),
+            defaults=tuple(default or ()),
             tensorboard=tensorboard,
             workers=_auto_int(workers, "--workers") or 0,
             stop=wish,
@@ -451,8 +474,25 @@ def sample(
         float | None,
         typer.Option(
             metavar="F",
-            help="How far to follow the prompt  [default: 1, or 1.5 with --negative]",
+            help="How far to follow the prompt; 1 takes half the time  [default: 3]",
         ),
+    ] = None,
+    steps: Annotated[
+        str, typer.Option(metavar="auto|N", help="From noise to picture  [default: auto, 8]")
+    ] = "auto",
+    style: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the model's styles; none for any.")
+    ] = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="NAME=VALUE,...", help="Other conditions of the model.")
+    ] = None,
+    references: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training pictures to draw from  [default: 3]"),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|FOLDER", help="Draw after these pictures, captions not needed."),
     ] = None,
     truncation: Annotated[
         float, typer.Option(metavar="F", help="Scale of the noise; under 1 is plainer and safer.")
@@ -533,7 +573,8 @@ def sample(
     perform(
         SampleSettings(
             prompt=tuple(prompt or ()), prompts=prompts, model=model, out=out, n=n, seed=seed,
-            guidance=guidance, truncation=truncation, negative=negative, best_of=best_of,
+            guidance=guidance, steps=steps, style=style, attributes=attributes, references=references,
+            like=like, truncation=truncation, negative=negative, best_of=best_of,
             grid=grid, morph=morph, frames=frames, vary=vary, strength=strength, from_=from_,
             scale=scale, background=background, format=format, force=force,
             skip_existing=skip_existing, no_metadata=no_metadata, shard=shard, preview=preview,
@@ -726,12 +767,27 @@ def _auto_int(text: str, name: str) -> int | None:
         raise UsageError(f"{name} {text}: expected a whole number or auto") from None
 
 
+def _shipped() -> str | None:
+    """The shipped model's name, where there is one."""
+    from t2i_cli.folders import DEFAULT_MODEL, plain_model
+
+    return DEFAULT_MODEL if plain_model(None) is not None else None
+
+
+def _columns(told: str | None) -> tuple[str, ...] | None:
+    """Names of columns; None where nothing is said, and none for "none"."""
+    if told is None:
+        return None
+    return () if told == "none" else tuple(filter(None, map(str.strip, told.split(","))))
+
+
 def _begun(model: str) -> dict[str, Any]:
-    """The settings that weights to start from bring with them; they stand for the warm-up, unless it is asked for."""
+    """The settings that weights to start from bring with them: their encoders and autoencoder stay, unless asked for."""
     from t2i_cli.checkpoint import read_info, resolve_model
 
     config = read_info(resolve_model(model)).config
-    return {"size": config.size, "resolution": config.resolution, "flow": 0.0}
+    kept = {"contrastive": 0.0, "autoencoder": 0.0}
+    return {"size": config.size, "resolution": config.resolution, **kept}
 
 
 def _layout(name: str | None) -> CaptionsFrom | None:

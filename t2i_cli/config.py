@@ -413,15 +413,15 @@ class TrainConfig:
         return cls(**clean)
 
 
-_RATES = ("contrastive_lr", "flow_lr", "adversarial_lr")
+_RATES = ("contrastive_lr", "autoencoder_lr", "flow_lr", "gan_lr")
 LR_BOUNDS = (1e-7, 0.1)
 
 
 def learning_rates(lr: float) -> dict[str, float]:
     """The settings of a learning rate of the generator; the other stages' keep their usual ratio to it.
 
-    >>> learning_rates(9e-4) == {"contrastive_lr": 1e-3, "flow_lr": 9e-4, "adversarial_lr": 2e-4}
-    True
+    >>> learning_rates(2e-3)["contrastive_lr"], learning_rates(1e-3)["flow_lr"]
+    (0.001, 0.001)
 
     Args:
         lr: of the generator in the flow stage.

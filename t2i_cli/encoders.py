@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2i_cli.checkpoint.evaluation import evaluation_file
 from t2i_cli import libraries
+from t2i_cli.checkpoint.evaluation import evaluation_file
 from t2i_cli.checkpoint.weights import load_tensors
 from t2i_cli.errors import DeviceError, UsageError, WeightsError
 from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inputs

@@ -34,6 +34,11 @@ class Recipe:
     seed: int  # of this picture, 0..MAX_SEED
     negative: str | None = None
     guidance: float = 1.0
+    steps: int = 1  # of the sampler
+    attributes: str = ""  # that were asked for: name=value, several with commas
+    references: int = 0  # training pictures that were to be read
+    read: tuple[int, ...] = ()  # numbers of those that were
+    like: tuple[str, ...] = ()  # hexadecimal SHA-256 of files that were read in their place
     truncation: float = 1.0
     best_of: int = 1  # how many seeds were drawn for it, the best kept; `seed` is the first of them
     picked: int | None = None  # the seed that was kept
@@ -74,13 +79,13 @@ def to_text(recipe: Recipe, width: int, height: int) -> dict[str, str]:
 def parameters(recipe: Recipe, width: int, height: int) -> str:
     """The prompt, then ``Negative prompt:``, then one line of ``Key: value`` pairs.
 
-    >>> print(parameters(Recipe("a red cat", 7, model="icons", model_hash="0123456789abcdef", version="0.1.0"), 64, 64))
+    >>> print(parameters(Recipe("a red cat", 7, steps=8, model="icons", model_hash="0123456789abcdef"), 64, 64))
     a red cat
-    Steps: 1, Sampler: t2i one-step, CFG scale: 1, Seed: 7, Size: 64x64, Model hash: 0123456789, Model: icons, Version: t2i 0.1.0
-    """  # noqa: E501
+    Steps: 8, Sampler: t2i flow, CFG scale: 1, Seed: 7, Size: 64x64, Model hash: 0123456789, Model: icons
+    """
     pairs: list[tuple[str, object]] = [
-        ("Steps", 1),
-        ("Sampler", "t2i one-step"),
+        ("Steps", recipe.steps),
+        ("Sampler", "t2i flow"),
         ("CFG scale", f"{recipe.guidance:g}"),
         ("Seed", recipe.seed if recipe.picked is None else recipe.picked),
         ("Size", f"{width}x{height}"),
@@ -89,6 +94,10 @@ def parameters(recipe: Recipe, width: int, height: int) -> str:
         pairs.append(("Model hash", recipe.model_hash[:10]))
     if recipe.model:
         pairs.append(("Model", recipe.model))
+    if recipe.attributes:
+        pairs.append(("Attributes", recipe.attributes))
+    if recipe.read:
+        pairs.append(("References", " ".join(map(str, recipe.read))))
     if recipe.truncation != 1.0:
         pairs.append(("Truncation", f"{recipe.truncation:g}"))
     if recipe.best_of > 1:
@@ -145,10 +154,12 @@ def from_text(text: Mapping[str, str], name: str) -> Recipe:
 def _checked(name: str, value: object) -> object:
     bounds: dict[str, tuple[float, float]] = {
         "seed": (0, MAX_SEED), "picked": (0, MAX_SEED), "guidance": (0, 100), "truncation": (0, 10),
-        "best_of": (1, 1000), "scale": (1, 64), "frames": (2, 1000), "strength": (0, 1), "first": (0, MAX_SEED),
+        "steps": (1, 1000), "references": (0, 64), "best_of": (1, 1000), "scale": (1, 64), "frames": (2, 1000), "strength": (0, 1), "first": (0, MAX_SEED),
     }  # fmt: skip
     if name == "sheet":
         return _rows(value)
+    if name in ("read", "like"):
+        return _short_list(name, value)
     if name == "literal":
         if not isinstance(value, bool):
             raise ValueError("literal is not true or false")
@@ -169,6 +180,15 @@ def _checked(name: str, value: object) -> object:
     if value not in {"format": _FORMATS, "kind": _KINDS}.get(name, (value,)):
         raise ValueError(f"{name} {value[:40]}")
     return value
+
+
+def _short_list(name: str, value: object) -> tuple[Any, ...]:
+    """Numbers of references, or hashes of files."""
+    listed = cast("list[Any]", value) if isinstance(value, list) else [None]
+    kind = int if name == "read" else str
+    if len(listed) > 1000 or not all(type(one) is kind for one in listed):
+        raise ValueError(f"{name} is not a short list")
+    return tuple(listed)
 
 
 def _rows(value: object) -> tuple[tuple[Any, ...], ...]:

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["on_background", "to_images", "to_pixels"]
+__all__ = ["as_images", "on_background", "to_images", "to_pixels"]
 
 FAINT = 12 / 255  # alpha that nobody sees, and a network hardly ever draws as nothing
 
@@ -27,6 +27,13 @@ def to_images(pixels: Tensor) -> Tensor:
     if images.shape[1] == 4:
         images[:, :3] *= (images[:, 3:] + 1) / 2
     return images
+
+
+def as_images(pixels: np.ndarray) -> np.ndarray:
+    """`to_images` of numpy arrays: uint8 (b, h, w, 4), straight alpha -> float32 (b, 4, h, w) in [-1, 1]."""
+    values = np.moveaxis(pixels.astype(np.float32) * np.float32(2 / 255) - 1, -1, 1)
+    values[:, :3] *= (values[:, 3:] + 1) / 2
+    return np.ascontiguousarray(values)
 
 
 def on_background(images: Tensor, background: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Lines of text from arguments, files and pipes -> `Request`s, one a prompt; a bad line costs that line alone.
 
-A line is a prompt, or a JSON object with ``prompt`` and any of ``seed``, ``n``, ``out``, ``id``, ``negative``. What
+A line is a prompt, or a JSON object with ``prompt`` and any of ``seed``, ``n``, ``out``, ``id``, ``negative``, ``style``. What
 `t2i sample --json` prints is such a line too, so results can be piped back in.
 """
 
@@ -59,6 +59,7 @@ class Request:
     out: str | None = None  # a path or template, inside the folder asked for
     id: str | None = None  # the {id} of a template
     negative: str | None = None  # a prompt to move away from
+    style: str | None = None  # the attribute of that name
     line: int = 0  # 1-based, where it was read; 0 for an argument
 
 
@@ -149,7 +150,7 @@ def parse_line(raw: bytes | str, number: int = 0) -> Request | None:
     r"""The request of one line, or None for an empty one.
 
     >>> parse_line('{"prompt": "a cat", "seed": 7}', 3)
-    Request(prompt='a cat', seed=7, n=None, out=None, id=None, negative=None, line=3)
+    Request(prompt='a cat', seed=7, n=None, out=None, id=None, negative=None, style=None, line=3)
     >>> parse_line("  ") is None
     True
 
@@ -182,15 +183,17 @@ def _from_json(text: str, number: int, where: str) -> Request:
     except (ValueError, RecursionError) as error:
         raise PromptError(f"{where}begins with {{ but is not JSON: {error}") from None
     fields = cast("dict[str, Any]", data)
-    unknown = sorted(set(fields) - {"prompt", "seed", "n", "out", "id", "negative"} - _OWN)
+    known = {"prompt", "seed", "n", "out", "id", "negative", "style"}
+    unknown = sorted(set(fields) - known - _OWN)
     if unknown:
         raise PromptError(
-            f"{where}unknown field {unknown[0]!r}", "fields: prompt, seed, n, out, id, negative"
+            f"{where}unknown field {unknown[0]!r}",
+            "fields: prompt, seed, n, out, id, negative, style",
         )
     if not isinstance(fields.get("prompt"), str) or not fields["prompt"].strip():
         raise PromptError(f"{where}no prompt", 'write {"prompt": "a red cat"}')
     texts: dict[str, str | None] = {}
-    for name in ("prompt", "out", "negative"):
+    for name in ("prompt", "out", "negative", "style"):
         value = fields.get(name)
         if value is not None and not isinstance(value, str):
             raise PromptError(f"{where}{name} is {type(value).__name__}, expected text")
@@ -211,6 +214,7 @@ def _from_json(text: str, number: int, where: str) -> Request:
         out=texts["out"] or None,
         id=None if identity is None else _text(identity, "id", where),
         negative=texts["negative"],
+        style=texts["style"],
         line=number,
     )
 

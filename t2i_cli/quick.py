@@ -38,6 +38,11 @@ class SampleSettings:
     n: int = 1
     seed: str = "0"
     guidance: float | None = None
+    steps: str = "auto"
+    style: str | None = None
+    attributes: str | None = None
+    references: int | None = None
+    like: str | None = None
     truncation: float = 1.0
     negative: str | None = None
     best_of: int = 1
@@ -64,7 +69,8 @@ class SampleSettings:
 
 FLAGS = {
     "-i": "prompts", "--prompts": "prompts", "-m": "model", "--model": "model", "-o": "out", "--out": "out",
-    "-n": "n", "--count": "n", "--seed": "seed", "--guidance": "guidance", "--truncation": "truncation",
+    "-n": "n", "--count": "n", "--seed": "seed", "--guidance": "guidance", "--steps": "steps", "--style": "style",
+    "--attributes": "attributes", "--references": "references", "--like": "like", "--truncation": "truncation",
     "--negative": "negative", "--best-of": "best_of", "--grid": "grid", "--morph": "morph", "--frames": "frames",
     "--vary": "vary", "--strength": "strength", "--from": "from_", "--scale": "scale", "--background": "background",
     "--format": "format", "-f": "force", "--force": "force", "--skip-existing": "skip_existing",
@@ -193,6 +199,10 @@ def _perform(given: SampleSettings) -> None:
 
     def load() -> Model:
         model = sample.load(given.model, given.device, announce=console.note)
+        if given.like is not None:
+            from t2i_cli import like
+
+            like.use(model, given.like, given.references)
         gc.freeze()
         gc.enable()  # `__main__` has turned it off for the time of importing
         return model
@@ -236,6 +246,10 @@ def _options(given: SampleSettings) -> Options:
         n=given.n,
         seed=seed,
         guidance=given.guidance,
+        steps=_steps(given.steps),
+        style=given.style,
+        attributes=given.attributes,
+        references=given.references,
         truncation=given.truncation,
         negative=given.negative,
         best_of=given.best_of,
@@ -249,6 +263,15 @@ def _options(given: SampleSettings) -> Options:
         animation=given.morph is not None or again,
         literal=given.literal,
     )
+
+
+def _steps(told: str) -> int | None:
+    if told == "auto":
+        return None
+    try:
+        return int(told)
+    except ValueError:
+        raise UsageError(f"--steps {told}: expected auto or a whole number") from None
 
 
 def _again(load: Callable[[], Model], path: str, options: Options, given: SampleSettings) -> None:
@@ -275,8 +298,15 @@ def _again(load: Callable[[], Model], path: str, options: Options, given: Sample
         found = hashlib.sha256(sample.picture_bytes(given.vary)).hexdigest()
         if found != recipe.source:
             raise InputError(f"{given.vary}: not the picture that {path} is a relative of")
+    if recipe.like and given.like is None:
+        raise UsageError(
+            f"{path}: was drawn after other pictures, which are not in its metadata",
+            f"give them too: t2i sample --from {path} --like FILE|FOLDER",
+        )
     model = load()
     sample.same_model(model, recipe, path)
+    if model.like_hashes != recipe.like:
+        raise UsageError(f"--like {given.like}: not the pictures that {path} was drawn after")
     if recipe.runtime and recipe.runtime != model.runtime.name:
         console.warn(
             f"{path} was made with {recipe.runtime}, this is {model.runtime.name}: a pixel may differ by 1"
@@ -537,8 +567,7 @@ def _relatives(
     path = cast("str", given.vary)
     data = sample.picture_bytes(path)
     pixels = images.decode(data, name=path)
-    with console.progress("inverting", "steps") as update:
-        pictures = relatives.vary(model, pixels, wishes, strength=strength, progress=update)[start:]
+    pictures = relatives.vary(model, pixels, wishes, strength=strength)[start:]
     if options.one_path() and len(pictures) > 1:
         raise UsageError(
             f"-o {options.out} is one file, and several pictures were asked for",

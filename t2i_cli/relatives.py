@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from t2i_cli import libraries
-from t2i_cli.noise import noise_for
+from t2i_cli.pixels import as_images
+from t2i_cli.references import ReferenceStore, quantised_latents
 from t2i_cli.sample import Model, Picture, Wish, finished
 
 __all__ = ["contact_sheet", "morph", "preview", "vary"]
@@ -32,8 +32,7 @@ def contact_sheet(pictures: Sequence[Picture], columns: int = 0) -> np.ndarray:
 def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarray]:
     """Pictures on the way from a wish to another prompt, same noise -> pixels of each frame, uint8 (h, w, 3 or 4).
 
-    The style goes along the great circle between the two. The text that the picture attends to changes over piece by
-    piece; first and last frame are the two prompts' own pictures.
+    First and last frame are the two prompts' own pictures.
 
     Args:
         model: draws them.
@@ -41,115 +40,54 @@ def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarra
         prompt: of the last frame.
         frames: 2 or more.
     """
-    config = model.runtime.config
-    a, b = model.encode(first.prompt, first), model.encode(prompt, first)
+    shares = [frame / (frames - 1) for frame in range(frames)]
+    eased = [share * share * (3 - 2 * share) for share in shares]
     last = replace(first, prompt=prompt)
-    style_a, style_b = model._style(first, a), model._style(last, b)
-    noise = noise_for(first.seed, config.image_channels, config.resolution) * np.float32(
-        first.truncation
-    )
-    length = max(len(a.text_embeds), len(b.text_embeds))
-    embeds_a, embeds_b = (_stretched(text.text_embeds, length) for text in (a, b))
-    out: list[np.ndarray] = []
-    for frame in range(frames):
-        share = frame / (frames - 1)
-        share = share * share * (3 - 2 * share)  # ease in and out
-        if share in (0.0, 1.0):
-            text, style = (a, style_a) if share == 0.0 else (b, style_b)
-        else:
-            between = ((1 - share) * embeds_a + share * embeds_b).astype(np.float32)
-            text = replace(a, text_embeds=between)
-            style = _between(style_a, style_b, share)
-        image = model.runtime.draw(noise[None], [text], style[None])[0]
-        out.append(finished(image, first.scale, first.background))
-    return out
-
-
-def _stretched(values: np.ndarray, length: int) -> np.ndarray:
-    """Rows (t, d) -> (length, d), length >= t: the last row, the text's end, repeated."""
-    return np.concatenate([values, np.repeat(values[-1:], length - len(values), axis=0)])
-
-
-def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """Spherical interpolation (Shoemake 1985), lengths interpolated in a line."""
-    length_a, length_b = np.linalg.norm(a), np.linalg.norm(b)
-    cosine = float(np.clip(a @ b / max(length_a * length_b, 1e-12), -1, 1))
-    angle = math.acos(cosine)
-    if angle < 1e-4:
-        return ((1 - share) * a + share * b).astype(np.float32)
-    direction = (
-        math.sin((1 - share) * angle) * a / length_a + math.sin(share * angle) * b / length_b
-    ) / math.sin(angle)
-    return (direction * ((1 - share) * length_a + share * length_b)).astype(np.float32)
+    rows = [model.row(wish, first.seed) for wish in (first, last)]
+    opaque = model.runtime.config.opaque
+    return [
+        finished(image, first.scale, first.background, opaque=opaque)
+        for image in model.runtime.between(rows[0], rows[1], eased)
+    ]
 
 
 def vary(
-    model: Model,
-    pixels: np.ndarray,
-    wishes: Sequence[Wish],
-    *,
-    strength: float = 0.3,
-    steps: int = 150,
-    progress: Callable[[int, int], None] | None = None,
+    model: Model, pixels: np.ndarray, wishes: Sequence[Wish], *, strength: float = 0.3
 ) -> list[Picture]:
-    """Near relatives of a picture: invert G by gradient descent on its noise, then move the noise a little.
+    """Near relatives of a picture: noise is put on its latents, and taken off again (Meng et al. 2022, SDEdit).
+
+    The picture is the only reference that is read.
 
     Args:
         model: draws them.
         pixels: the picture, uint8 (h, w, 3 or 4), of any size.
-        wishes: prompt, seed and settings of each relative; the first one's prompt guides the inversion.
-        strength: how far to go, 0 (as near as the inversion came) to 1 (another seed altogether).
-        steps: of gradient descent.
-        progress: called with steps done and to do.
+        wishes: prompt, seed and settings of each relative.
+        strength: how far to go: 0 gives the picture back, 1 draws anew.
     """
-    with libraries.Compiler():
-        import torch
-
     from t2i_cli import images
-    from t2i_cli.pixels import to_images
-    from t2i_cli.runtime import TorchRuntime
 
     runtime = model.runtime
-    torch_side = runtime if isinstance(runtime, TorchRuntime) else TorchRuntime(model.path, "cpu")
-    config = runtime.config
-    fitted = images.fit(pixels, config.resolution)
-    if config.image_channels == 3:
-        fitted = images.flatten(fitted)
-    target = to_images(torch.from_numpy(np.ascontiguousarray(fitted))[None]).to(torch_side.device)
-    text = model.encode(wishes[0].prompt, wishes[0])
-    embeds, style = (
-        torch.from_numpy(text.text_embeds)[None],
-        torch.from_numpy(model._style(wishes[0], text))[None],
+    image = as_images(images.fit(pixels, runtime.config.resolution)[None])
+    latents = runtime.latents(image)
+    kinds = np.array([[len(one.values) for one in runtime.config.attributes]], np.int16)
+    store = ReferenceStore(
+        quantised_latents(latents),
+        np.ones((1, runtime.config.text.dim), np.int8),
+        kinds.reshape(1, -1),
+        np.zeros(1, np.int32),
     )
-    mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    embeds, style, mask = (value.to(torch_side.device) for value in (embeds, style, mask))
-    start = noise_for(wishes[0].seed, config.image_channels, config.resolution)
-    noise = torch.from_numpy(start)[None].to(torch_side.device).requires_grad_(True)
-    level = torch.ones(1, device=torch_side.device)
-    optimizer = torch.optim.Adam([noise], lr=0.05)
-    best, best_loss = start, math.inf
-    for step in range(steps):
-        optimizer.zero_grad()
-        image = torch_side.loaded.networks.generator(noise, level, embeds, mask, style)
-        error = (image - target).square().mean()
-        # keep the noise standard normal: its mean square is 1 where G was trained
-        loss = error + 0.01 * (noise.square().mean() - 1).square()
-        loss.backward()
-        if error.item() < best_loss:
-            best_loss, best = error.item(), noise.detach()[0].cpu().numpy().copy()
-        optimizer.step()
-        if progress is not None:
-            progress(step + 1, steps)
-    out: list[Picture] = []
-    angle = min(max(strength, 0.0), 1.0) * math.pi / 2
-    for wish in wishes:
-        other = noise_for(wish.seed, config.image_channels, config.resolution)
-        moved = (math.cos(angle) * best + math.sin(angle) * other).astype(np.float32) * np.float32(
-            wish.truncation
+    rows = [
+        replace(
+            model.row(wish, wish.seed),
+            store=store,
+            start=latents[0],
+            strength=min(max(strength, 0.0), 1.0),
         )
-        said = model.encode(wish.prompt, wish)
-        image = runtime.draw(moved[None], [said], model._style(wish, said)[None])[0]
-        picture = model._finish(wish, image, said, 0)
+        for wish in wishes
+    ]
+    out: list[Picture] = []
+    for wish, row, drawn in zip(wishes, rows, runtime.draw(rows), strict=True):
+        picture = model.finish(wish, replace(drawn, references=()), row.text, 0)
         out.append(replace(picture, recipe=replace(picture.recipe, kind="vary")))
     return out
 

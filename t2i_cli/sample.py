@@ -5,6 +5,7 @@ Image k of a prompt comes from seed + k and from nothing else: not from the batc
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
@@ -31,10 +32,12 @@ from t2i_cli.errors import (
 from t2i_cli.folders import plain_model
 from t2i_cli.metadata import Recipe
 from t2i_cli.naming import DEFAULT_NAME, Fields, Template, expanded, inside, slug, write_new
-from t2i_cli.noise import MAX_SEED, noise_for
+from t2i_cli.noise import MAX_SEED
 from t2i_cli.pixels import to_pixels
 from t2i_cli.prompts import BadLine, LineReader, Request
-from t2i_cli.runtime import Runtime, Text, open_runtime
+from t2i_cli.references import COUNT, ReferenceStore
+from t2i_cli.runtime import Drawn, Row, Runtime, Text, open_runtime
+from t2i_cli.solver import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_STEPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,9 +58,7 @@ __all__ = [
 
 Format = Literal["png", "webp", "jpg"]
 FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
-NEGATIVE_GUIDANCE = (
-    1.5  # what a negative prompt takes where --guidance is not given: at 1 it would change nothing
-)
+MAX_REFERENCES = 16  # a picture
 MAX_STALE = (
     1000  # lines in a row of an endless pipe that bring nothing new, before no more are read
 )
@@ -90,8 +91,11 @@ class Wish:
     prompt: str
     seed: int  # 0..MAX_SEED; with best_of the first of as many
     negative: str | None = None
-    guidance: float = 1.0
+    guidance: float = DEFAULT_GUIDANCE
+    steps: int = DEFAULT_STEPS
     truncation: float = 1.0
+    attributes: tuple[tuple[str, str], ...] = ()  # names and values that are asked for
+    references: int = COUNT
     best_of: int = 1
     scale: int = 1
     background: str = ""
@@ -110,6 +114,9 @@ class Model:
     def __init__(self, runtime: Runtime, path: Path) -> None:
         self.runtime = runtime
         self.path = path
+        # pictures to draw after, in place of the model's own references: a prompt -> its store
+        self.like: Callable[[Text, int], ReferenceStore] | None = None
+        self.like_hashes: tuple[str, ...] = ()  # SHA-256 of the files behind `like`
 
     @property
     def resolution(self) -> int:
@@ -127,6 +134,10 @@ class Model:
         seed: int = 0,
         *,
         guidance: float | None = None,
+        steps: int | None = None,
+        style: str | None = None,
+        attributes: str | None = None,
+        references: int | None = None,
         truncation: float = 1.0,
         negative: str | None = None,
         best_of: int = 1,
@@ -139,8 +150,12 @@ class Model:
         Args:
             prompt: what to draw.
             seed: 0 to 2^63 - 1; the same seed, prompt and settings give the same picture.
-            guidance: how far to go from the empty prompt towards this one and past it: 1 is the model as
-                trained; 1.5 where a negative prompt is given.
+            guidance: how far to go from no prompt towards this one and past it: 1 is the model as trained, and takes
+                half the time; None takes 3.
+            steps: from noise to picture, 1 or more; None takes 8.
+            style: the attribute of that name; None takes the model's default.
+            attributes: others, such as "season=winter,weather=rain".
+            references: training pictures that are read, 0 to 16; None takes 3.
             truncation: scale of the noise; under 1 gives plainer, safer pictures.
             negative: what to go away from, in place of the empty prompt.
             best_of: draw as many, from seed on, and keep the one that the image encoder finds nearest to the prompt.
@@ -157,8 +172,9 @@ class Model:
             PromptError: an empty prompt.
         """
         return self.sample_many(
-            [prompt], [seed], guidance=guidance, truncation=truncation, negative=negative, best_of=best_of,
-            scale=scale, background=background, literal=literal,
+            [prompt], [seed], guidance=guidance, steps=steps, style=style, attributes=attributes,
+            references=references, truncation=truncation, negative=negative, best_of=best_of, scale=scale,
+            background=background, literal=literal,
         )[0]  # fmt: skip
 
     def sample_many(
@@ -167,6 +183,10 @@ class Model:
         seeds: Sequence[int],
         *,
         guidance: float | None = None,
+        steps: int | None = None,
+        style: str | None = None,
+        attributes: str | None = None,
+        references: int | None = None,
         truncation: float = 1.0,
         negative: str | None = None,
         best_of: int = 1,
@@ -189,8 +209,9 @@ class Model:
                 "give as many of one as of the other",
             )
         options = Options(
-            guidance=guidance, truncation=truncation, negative=negative, best_of=best_of, scale=scale,
-            background=background, literal=literal,
+            guidance=guidance, steps=steps, style=style, attributes=attributes, references=references,
+            truncation=truncation, negative=negative, best_of=best_of, scale=scale, background=background,
+            literal=literal,
         )  # fmt: skip
         wishes = [
             options.wish(argument_of(text), seed) for text, seed in zip(texts, seeds, strict=True)
@@ -199,26 +220,37 @@ class Model:
 
     def pictures(self, wishes: Sequence[Wish]) -> list[Picture]:
         """The pictures of wishes, drawn in batches; each depends on its own wish alone."""
-        rows: list[tuple[Wish, int]] = []  # a wish and one of its seeds
-        for wish in wishes:
-            rows += [(wish, wish.seed + offset) for offset in range(wish.best_of)]
-        images: list[np.ndarray] = []
-        read = {wish: self.reads(wish.prompt, wish) for wish in wishes}
-        said = self.runtime.encode_many(list(read.values()))
-        texts = {wish: said[text] for wish, text in read.items()}
-        for start in range(0, len(rows), self.runtime.batch):
-            images.extend(self._images(rows[start : start + self.runtime.batch], texts))
+        rows = [
+            self.row(wish, wish.seed + offset) for wish in wishes for offset in range(wish.best_of)
+        ]
+        drawn = self.runtime.draw(rows)
         pictures: list[Picture] = []
         position = 0
         for wish in wishes:
-            candidates = np.stack(images[position : position + wish.best_of])
+            candidates = drawn[position : position + wish.best_of]
+            text = rows[position].text
             position += wish.best_of
             best = 0
             if wish.best_of > 1:
-                scores = self.runtime.image_features(candidates) @ texts[wish].text_features
-                best = int(np.argmax(scores))
-            pictures.append(self._finish(wish, candidates[best], texts[wish], best))
+                images = np.stack([one.image for one in candidates])
+                best = int(np.argmax(self.runtime.image_features(images) @ text.text_features))
+            pictures.append(self.finish(wish, candidates[best], text, best))
         return pictures
+
+    def row(self, wish: Wish, seed: int) -> Row:
+        """A wish as the runtime draws it, with one of its seeds."""
+        text = self.encode(wish.prompt, wish)
+        negative = self.encode(wish.negative, wish) if wish.negative else None
+        return Row(
+            text,
+            seed,
+            steps=wish.steps,
+            guidance=wish.guidance,
+            truncation=wish.truncation,
+            negative=negative,
+            references=wish.references,
+            store=None if self.like is None else self.like(text, wish.references),
+        )
 
     def reads(self, text: str, wish: Wish) -> str:
         """A wish's prompt, or another text that goes with it, as the model reads it (`t2i_cli.words`)."""
@@ -226,34 +258,42 @@ class Model:
 
     def encode(self, text: str, wish: Wish) -> Text:
         """What the text encoder makes of a wish's prompt, or of another text that goes with it."""
-        return self.runtime.encode(self.reads(text, wish))
+        return self.runtime.encode(self.reads(text, wish), self.places(wish.attributes))
 
-    def _images(self, rows: Sequence[tuple[Wish, int]], texts: dict[Wish, Text]) -> np.ndarray:
+    def places(self, asked: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+        """The places of attributes' values that are asked for, the model's defaults where nothing is.
+
+        Raises:
+            UsageError: the model has no such attribute, or it has no such value.
+        """
         config = self.runtime.config
-        noise = np.stack(
-            [
-                noise_for(seed, config.image_channels, config.resolution) * np.float32(w.truncation)
-                for w, seed in rows
-            ]
-        )
-        styles = np.stack([self._style(wish, texts[wish]) for wish, _ in rows])
-        return self.runtime.draw(noise, [texts[wish] for wish, _ in rows], styles)
+        found = list(self.runtime.default_attributes)
+        for name, value in asked:
+            attribute = config.attribute(name)
+            if attribute is None:
+                known = ", ".join(one.name for one in config.attributes)
+                raise UsageError(
+                    f"{self.title} was trained without {name}",
+                    f"it knows: {known}" if known else "train with --attributes NAME",
+                )
+            if value not in (*attribute.values, "none"):
+                near = difflib.get_close_matches(value, attribute.values, 1, 0.0)
+                raise UsageError(
+                    f"{name} {value}: {self.title} knows no such {name}",
+                    f"nearest: {near[0]}; all: t2i info {self.path}",
+                )
+            place = [one.name for one in config.attributes].index(name)
+            found[place] = attribute.index(value)
+        return tuple(found)
 
-    def _style(self, wish: Wish, text: Text) -> np.ndarray:
-        if wish.guidance == 1.0:
-            return text.style
-        null = self.encode(wish.negative or "", wish).style
-        return null + np.float32(wish.guidance) * (text.style - null)
-
-    def _finish(self, wish: Wish, image: np.ndarray, text: Text, best: int) -> Picture:
-        recipe = self.recipe(wish, best)
-        return Picture(
-            finished(image, wish.scale, wish.background),
-            recipe,
-            text.unknown_tokens,
-            text.cut,
-            text.prompt if text.prompt != wish.prompt else "",
+    def finish(self, wish: Wish, drawn: Drawn, text: Text, best: int) -> Picture:
+        """A drawn image as a picture with its recipe."""
+        recipe = replace(self.recipe(wish, best), read=drawn.references)
+        pixels = finished(
+            drawn.image, wish.scale, wish.background, opaque=self.runtime.config.opaque
         )
+        read_as = text.prompt if text.prompt != wish.prompt else ""
+        return Picture(pixels, recipe, text.unknown_tokens, text.cut, read_as)
 
     def recipe(self, wish: Wish, best: int = 0) -> Recipe:
         """What makes a wish's picture again; with best_of the ``best``-th seed was kept."""
@@ -262,6 +302,10 @@ class Model:
             seed=wish.seed,
             negative=wish.negative,
             guidance=wish.guidance,
+            steps=wish.steps,
+            attributes=",".join(f"{name}={value}" for name, value in wish.attributes),
+            references=wish.references,
+            like=self.like_hashes,
             truncation=wish.truncation,
             best_of=wish.best_of,
             picked=wish.seed + best if wish.best_of > 1 else None,
@@ -300,9 +344,9 @@ def load(
 
         path = resolve_model(model)
     runtime = open_runtime(path, device, announce=announce)
-    if announce and runtime.stage in ("contrastive", "flow"):
+    if announce and runtime.stage in ("contrastive", "autoencoder"):
         announce(
-            f"{path}: training stopped in the {runtime.stage} stage, so one step gives a blur; "
+            f"{path}: training stopped in the {runtime.stage} stage, before it learned to draw; "
             "finish it: t2i train ... --resume"
         )
     return Model(runtime, path)
@@ -313,9 +357,13 @@ def argument_of(prompt: str) -> Request:
     return prompts.argument(prompt)
 
 
-def finished(image: np.ndarray, scale: int = 1, background: str = "") -> np.ndarray:
-    """An image, float32 (c, h, w) -> pixels, uint8 (h scale, w scale, 3 or 4), over a background where one is named."""
+def finished(
+    image: np.ndarray, scale: int = 1, background: str = "", *, opaque: bool = False
+) -> np.ndarray:
+    """An image, float32 (4, h, w) -> pixels, uint8 (h scale, w scale, 3 or 4), over a background where one is named."""
     pixels = to_pixels(image[None])[0]
+    if opaque:
+        pixels = np.ascontiguousarray(pixels[..., :3])
     under = colour(background)
     if under is not None and pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].astype(np.uint32)
@@ -359,7 +407,11 @@ class Options:
     out: str | None = None  # a path, a template, a folder, or - for stdout
     n: int = 1  # pictures a prompt
     seed: int = 0  # of each prompt's first picture
-    guidance: float | None = None  # None: 1, or NEGATIVE_GUIDANCE with a negative prompt
+    guidance: float | None = None  # None: DEFAULT_GUIDANCE
+    steps: int | None = None  # None: DEFAULT_STEPS
+    style: str | None = None
+    attributes: str | None = None  # name=value, several with commas
+    references: int | None = None  # None: COUNT
     truncation: float = 1.0
     negative: str | None = None
     best_of: int = 1
@@ -381,6 +433,11 @@ class Options:
         }  # fmt: skip
         if self.guidance is not None:
             bounds["guidance"] = (0, 100)
+        if self.steps is not None:
+            bounds["steps"] = (1, MAX_STEPS)
+        if self.references is not None:
+            bounds["references"] = (0, MAX_REFERENCES)
+        self.asked()
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 flag = "-n" if name == "n" else "--" + name.replace("_", "-")
@@ -403,9 +460,7 @@ class Options:
     def wish(self, request: Request, seed: int) -> Wish:
         """One picture of a request."""
         negative = self.negative if request.negative is None else request.negative
-        guidance = (
-            self.guidance if self.guidance is not None else NEGATIVE_GUIDANCE if negative else 1.0
-        )
+        guidance = DEFAULT_GUIDANCE if self.guidance is None else self.guidance
         best_of = self.best_of
         if seed + best_of - 1 > MAX_SEED:
             raise PromptError(
@@ -414,10 +469,30 @@ class Options:
         if seed < 0:
             raise UsageError(f"seed {seed}: out of range", f"use 0 to {MAX_SEED}")
         return Wish(
-            request.prompt, seed, negative or None, float(guidance), float(self.truncation), best_of, self.scale,
+            request.prompt, seed, negative or None, float(guidance),
+            DEFAULT_STEPS if self.steps is None else self.steps, float(self.truncation),
+            self.asked(request.style), COUNT if self.references is None else self.references, best_of, self.scale,
             (self.background or "").strip().lower().removeprefix("none"), self.format_of(request.out or self.out),
             self.literal,
         )  # fmt: skip
+
+    def asked(self, style: str | None = None) -> tuple[tuple[str, str], ...]:
+        """The attributes that are asked for, each name once; a request's own style before the command's.
+
+        Raises:
+            UsageError: not name=value.
+        """
+        found: dict[str, str] = {}
+        for pair in filter(None, map(str.strip, (self.attributes or "").split(","))):
+            name, equals, value = pair.partition("=")
+            if not equals or not name.strip() or not value.strip():
+                raise UsageError(
+                    f"--attributes {pair}: expected NAME=VALUE", "such as season=winter"
+                )
+            found[name.strip()] = value.strip()
+        if chosen := self.style if style is None else style:
+            found["style"] = chosen.strip()
+        return tuple(sorted(found.items()))
 
     def format_of(self, path: str | None) -> Format:
         """The format of a file: --format, else as its name ends, else png.
@@ -838,6 +913,10 @@ def following(recipe: Recipe, options: Options) -> tuple[Request, Options]:
         n=1,
         seed=recipe.seed,
         guidance=recipe.guidance,
+        steps=recipe.steps,
+        style=None,
+        attributes=recipe.attributes or None,
+        references=recipe.references,
         truncation=recipe.truncation,
         negative=recipe.negative,
         best_of=recipe.best_of,

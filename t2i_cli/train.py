@@ -279,7 +279,7 @@ def _train(run: Run) -> Iterator[Event]:
     if run.teacher is not None and stage == "contrastive":
         with distributed.in_turn():
             yield from be_taught(run, run.teacher)
-    yield from make_material(run)
+    yield from make_material(run, resumed=state is not None)
     if state is None:
         _write_start(run)
     else:
@@ -389,8 +389,9 @@ def _check_unchanged(run: Run, meta: dict[str, Any]) -> Iterator[Event]:
     }
     threads = changed.pop("threads", None)
     told_only = [(key, changed.pop(key)) for key in ANNOUNCED if key in changed]
-    if run.given["tokenizer"] is None:  # the run's own is used
-        changed.pop("tokenizer", None)
+    for name in ("tokenizer", "init"):  # the run's own are used
+        if run.given[name] is None:
+            changed.pop(name, None)
     if changed:
         told = "; ".join(
             f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items()

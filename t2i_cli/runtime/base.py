@@ -7,10 +7,11 @@ the batch.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from t2i_cli.solver import DEFAULT_GUIDANCE, DEFAULT_STEPS, GUIDED_ABOVE, solve
 from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.words import Words
 
-__all__ = ["MAX_BATCH", "Drawn", "Read", "Row", "Runtime", "Text"]
+__all__ = ["MAX_BATCH", "Drawn", "Read", "Row", "Runtime", "Text", "slerp"]
 
 MAX_BATCH = 16  # pictures drawn at once
 _TEXTS = 1024  # encoded texts that are remembered
@@ -163,22 +164,49 @@ class Runtime(ABC):
         places = np.array(row.text.attributes, np.int64)
         return store.choose(row.text.query, places, row.seed, row.references)
 
+    def between(self, first: Row, last: Row, shares: Sequence[float]) -> list[np.ndarray]:
+        """Images on the way from one row's picture to another's, by shares of the way, 0 and 1 being the two themselves.
+
+        Both have the first row's noise. What is asked for and what is read off references go along the great circle.
+        """
+        last = replace(last, seed=first.seed)
+        picked = [self._references(row) for row in (first, last)]
+        count = min(map(len, picked))
+        reads = [
+            self._read_rows([row], [places[:count]])
+            for row, places in zip((first, last), picked, strict=True)
+        ]
+        found: list[np.ndarray] = []
+        for share in shares:
+            condition = slerp(first.text.condition, last.text.condition, share)
+            parts = [
+                slerp(getattr(reads[0], name), getattr(reads[1], name), share)
+                for name in ("fine", "coarse", "mean")
+            ]
+            row = replace(first, text=replace(first.text, condition=condition))
+            found.append(self._solved([row], Read(*parts), has_references=count > 0)[0])
+        return found
+
     def _follow(self, rows: Sequence[Row], picked: Sequence[np.ndarray]) -> np.ndarray:
         """Images of rows of the same steps, guided or not, with as many references each."""
+        return self._solved(rows, self._read_rows(rows, picked), has_references=len(picked[0]) > 0)
+
+    def _solved(self, rows: Sequence[Row], read: Read, *, has_references: bool) -> np.ndarray:
         config = self.config
         shape = (config.latent_channels, config.cells, config.cells)
         noise = np.stack(
             [noise_for(row.seed, shape[0], shape[1]) * np.float32(row.truncation) for row in rows]
         )
         strength = rows[0].strength
+        if strength <= 0.0:
+            return self._decode(np.stack([_start(row) for row in rows]))
         if strength < 1.0:
             starts = np.stack([_start(row) for row in rows])
             noise = np.float32(1 - strength) * starts + np.float32(strength) * noise
-        read = self._read_rows(rows, picked)
         guided = rows[0].guidance != 1.0
         condition = np.stack([row.text.condition for row in rows])
         nothing = read.nothing()
-        if len(picked[0]) == 0:
+        if not has_references:
             read = nothing
         scale = np.array([row.guidance for row in rows], np.float32)[:, None, None, None]
         null = self._null(rows) if guided else condition
@@ -190,7 +218,8 @@ class Runtime(ABC):
             found, away = self._both_velocities(latents, at, (condition, null), (read, nothing))
             return away + scale * (found - away)
 
-        return self._decode(solve(velocity, noise, rows[0].steps, strength))
+        solved = solve(velocity, noise, rows[0].steps, strength)
+        return self._decode(solved.astype(np.float32))
 
     def _read_rows(self, rows: Sequence[Row], picked: Sequence[np.ndarray]) -> Read:
         config = self.config
@@ -255,6 +284,24 @@ class Runtime(ABC):
     @abstractmethod
     def image_features(self, images: np.ndarray) -> np.ndarray:
         """Images, float32 (b, 4, r, r) -> float32 (b, d), unit norm."""
+
+
+def slerp(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """Spherical interpolation of arrays of one shape (Shoemake 1985), their lengths interpolated in a line."""
+    if share in (0.0, 1.0):
+        return a if share == 0.0 else b
+    flat_a, flat_b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    length_a, length_b = float(np.linalg.norm(flat_a)), float(np.linalg.norm(flat_b))
+    cosine = float(np.clip(flat_a @ flat_b / max(length_a * length_b, 1e-12), -1, 1))
+    angle = math.acos(cosine)
+    if angle < 1e-4 or not length_a or not length_b:
+        return ((1 - share) * a + share * b).astype(np.float32)
+    direction = (
+        math.sin((1 - share) * angle) * flat_a / length_a
+        + math.sin(share * angle) * flat_b / length_b
+    ) / math.sin(angle)
+    length = (1 - share) * length_a + share * length_b
+    return (direction * length).reshape(a.shape).astype(np.float32)
 
 
 def _start(row: Row) -> np.ndarray:

@@ -161,13 +161,18 @@ def _stop_if_asked(run: Run, during: str) -> None:
         raise Stopped(run.settings.stop.signum, f"stopped while {during}; go on with --resume")
 
 
-def make_material(run: Run) -> Iterator[Event]:
+def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     """The networks, fresh or from given weights, and all that the stages need beside them."""
     settings, config = run.settings, run.config
     opaque = not any(_is_transparent(run.pictures.pixels, row) for row in run.learned_from)
     attributes = _attributes(run)
     torch.manual_seed(config.seed)
-    if settings.init is not None:
+    if resumed and (run.out / "model.safetensors").is_file():
+        # its weights come with the state; what they started from may be another model by now
+        model = checkpoint.read_info(run.out / "model.safetensors").config
+        networks = build(model)
+        attributes = model.attributes
+    elif settings.init is not None:
         loaded = checkpoint.load_model(settings.init)
         if loaded.config.resolution != config.resolution:
             raise UsageError(

@@ -87,7 +87,7 @@ class Run:
         self.config = dataclasses.replace(config, **distributed.from_first(config.to_dict()))
         self.out = settings.out
         self.at = Position()
-        self.shares = stage_shares(self.config, warm=settings.init is not None)
+        self.shares = stage_shares(self.config)
         self.stages = list(self.shares)
         self.given: dict[str, Any] = {}
         self.pictures: data.CaptionedImages
@@ -153,22 +153,14 @@ class Run:
         return self.share_before(self.at.stage) + self.shares[self.at.stage] * self.stage_progress()
 
 
-def stage_shares(config: TrainConfig, *, warm: bool) -> dict[str, float]:
+def stage_shares(config: TrainConfig) -> dict[str, float]:
     """The stages of a run, in order, and each one's share of the budget; they add up to 1.
 
-    Args:
-        config: of the run. With the objective gan the flow's share is the game's.
-        warm: whether the run starts from weights, whose encoders and autoencoder are kept as they are unless these
-            stages are given a share of their own.
+    With the objective gan the flow's share is the gan stage's.
     """
-    default = TrainConfig()
     shares = {name: float(getattr(config, name)) for name in STAGES}
     if config.objective == "gan":
         shares["gan"], shares["flow"] = shares["gan"] or shares["flow"], 0.0
-    if warm:
-        for name in ("contrastive", "autoencoder"):
-            if shares[name] == getattr(default, name):
-                shares[name] = 0.0
     whole = sum(shares.values()) or 1.0
     return {name: share / whole for name, share in shares.items() if share > 0}
 
