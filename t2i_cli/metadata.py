@@ -154,7 +154,8 @@ def from_text(text: Mapping[str, str], name: str) -> Recipe:
 def _checked(name: str, value: object) -> object:
     bounds: dict[str, tuple[float, float]] = {
         "seed": (0, MAX_SEED), "picked": (0, MAX_SEED), "guidance": (0, 100), "truncation": (0, 10),
-        "steps": (1, 1000), "references": (0, 64), "best_of": (1, 1000), "scale": (1, 64), "frames": (2, 1000), "strength": (0, 1), "first": (0, MAX_SEED),
+        "steps": (1, 1000), "references": (0, 64),
+        "best_of": (1, 1000), "scale": (1, 64), "frames": (2, 1000), "strength": (0, 1), "first": (0, MAX_SEED),
     }  # fmt: skip
     if name == "sheet":
         return _rows(value)

@@ -343,7 +343,7 @@ def _finish(run: Run) -> Iterator[Event]:
     if run.first:
         # the first `t2i sample` finds its graph made; where it cannot be made, sampling goes through torch
         with contextlib.suppress(graphs.NoGraphError, DeviceError, OutputError):
-            graphs.keep_ready(run.out / "model.safetensors")
+            graphs.bundle_for(run.material.networks.config)
         checkpoint.write_status(run.out, "finished")
         run.begun = False
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}

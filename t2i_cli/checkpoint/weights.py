@@ -621,6 +621,8 @@ def _raw(value: Tensor, dtype: torch.dtype | None, refusal: str) -> memoryview:
                 f"{refusal} holds NaN or infinity",
                 "start again from an earlier state, or with a lower --lr",
             )
+    if not value.numel():
+        return memoryview(b"")
     array: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)
 

@@ -165,7 +165,7 @@ class Runtime(ABC):
         return store.choose(row.text.query, places, row.seed, row.references)
 
     def between(self, first: Row, last: Row, shares: Sequence[float]) -> list[np.ndarray]:
-        """Images on the way from one row's picture to another's, by shares of the way, 0 and 1 being the two themselves.
+        """Images on the way from one row's picture to another's, at shares of the way; 0 and 1 are the two themselves.
 
         Both have the first row's noise. What is asked for and what is read off references go along the great circle.
         """

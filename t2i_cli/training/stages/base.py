@@ -107,7 +107,7 @@ class Stage(ABC):
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that the stage changes, by group."""
         groups: dict[str, dict[str, Tensor]] = {"networks": dict(self.networks.state_dict())}
-        groups["images"] = {"images": torch.tensor(self.images)}
+        groups["images"] = {"images": torch.tensor([self.images])}
         for kind, modules in (("average", self.averages), ("helper", self.helpers)):
             for name, module in modules.items():
                 groups[f"{kind}-{name}"] = dict(module.state_dict())
