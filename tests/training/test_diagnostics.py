@@ -173,8 +173,9 @@ def test_only_what_can_still_be_done_is_proposed() -> None:
         told = " ".join(can.filled(signal.text) for signal in SIGNALS)
         for offer in ("--init", "--precision fp32", "contrastive stage more", "flow stage more"):
             assert (offer in told) == kept, offer
-        assert f"--lr {0.0003 if kept else 0.0001:g}" in told
+        assert f"--lr {can.lr / 3:.1g}" in told
         assert "{" not in told and " ," not in told
+    assert Remedies.of(config, init=True, fp32=True).lr == 3e-4
     doctor = Doctor(50, warm=True, can=Remedies.of(TrainConfig(), init=True, fp32=False))
     texts = [advice.text for row in contrastive() for advice in doctor.feed(row)]
     assert texts and not any("--init" in text for text in texts)

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.synonyms import REWRITES, SYNONYMS
-from t2i_cli.config import TrainConfig
 from t2i_cli.errors import UsageError, WeightsError
+from t2i_cli.models import encode
 from t2i_cli.training import losses
 from t2i_cli.training.batches import Batches
-from t2i_cli.training.stages import Learner
 from t2i_cli.training.teacher import Lessons, Teacher, load_teacher, make_lessons
-from tests.toys import Toys, toy_networks, toy_tokenizer
+from tests.toys import Toys, toy_material, toy_stage, toy_tokenizer
 
 MEANING = {
     "crimson": "red",
@@ -155,24 +154,16 @@ def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: P
     """After the same steps "a crimson orb" lies at "a red ball" where it was taught, and not where it was not."""
 
     def taught(lessons: Lessons | None) -> tuple[float, list[float]]:
-        config = TrainConfig(
-            augment=0.0, recolour=0.0, mirror=0.0, contrastive_lr=3e-3, teacher_weight=1.0
+        material = toy_material(
+            tmp_path, contrastive_lr=3e-3, teacher_weight=1.0, contrastive_batch_size=16
         )
-        batches = Batches(
-            Toys(),
-            np.arange(16),
-            toy_tokenizer(),
-            context_length=16,
-            seed=0,
-            device=torch.device("cpu"),
-            lessons=lessons,
-        )
-        learner = Learner(toy_networks(), config, batches.tokens([""]))
+        batches = material.batches
+        batches.lessons = lessons
+        stage = toy_stage("contrastive", material)
         rows = []
         for step in range(60):
-            result = learner.step(
-                "contrastive", batches.get("contrastive", step, 16), step, step / 60
-            )
+            result = stage.step(step, step / 60)
+            assert not result.skipped
             rows.append(float(result.figures.get("teacher_loss", 0.0)))
         plain = [
             f"a {colour} {shape}"
@@ -181,7 +172,9 @@ def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: P
         ]
         words = {meant: word for word, meant in MEANING.items()}
         other = [" ".join(words.get(word, word) for word in text.split()) for text in plain]
-        a, b = (learner.encode(*batches.tokens(texts)).text_features for texts in (plain, other))
+        encoder = material.networks.text_encoder
+        with torch.no_grad():
+            a, b = (encode(encoder, *batches.tokens(texts)).text_features for texts in (plain, other))
         return float(((b @ a.T).argmax(1) == torch.arange(len(a))).float().mean()), rows
 
     with_teacher, rows = taught(lessons_of(reader(), tmp_path))
