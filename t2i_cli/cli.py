@@ -583,7 +583,7 @@ def sample(
     )  # fmt: skip
 
 
-@app.command(short_help="Write a model as ONNX for other programs.")
+@app.command(short_help="Write a model as ONNX, or without its training pictures.")
 def export(
     name: Annotated[
         str | None,
@@ -592,17 +592,30 @@ def export(
     model: ModelName = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FOLDER", help="Where to  [default: NAME-onnx]"),
+        typer.Option("-o", "--out", metavar="FOLDER|FILE", help="Where to  [default: NAME-onnx]"),
     ] = None,
+    no_references: Annotated[
+        bool,
+        typer.Option(
+            "--no-references", help="A weights file without the compressed training pictures."
+        ),
+    ] = False,
     force: Force = False,
     json_rows: Json = False,
 ) -> None:
-    """Write a model's networks as ONNX, with its tokenizer and config, for other programs."""
+    """Write a model's networks as ONNX, with tokenizer and config, for other programs.
+
+    With --no-references: write a weights file that holds no training pictures. It still draws, less well.
+    """
     from t2i_cli.checkpoint import resolve_model
-    from t2i_cli.export import export_onnx
+    from t2i_cli.export import export_onnx, export_without_references
 
     path = resolve_model(name or model)
-    files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
+    if no_references:
+        bare = out or Path(f"{path.stem}-no-references.safetensors")
+        files = [export_without_references(path, bare, overwrite=force)]
+    else:
+        files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
     for file in files:
         if json_rows:
             console.result_json({"path": str(file), "bytes": file.stat().st_size})

@@ -36,11 +36,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli import libraries, models
-from t2i_cli.checkpoint import load_model, write_atomic
+from t2i_cli.checkpoint import load_model, save_model, write_atomic
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import OutputError, T2IError
 
-__all__ = ["OPSET", "build_graphs", "export_onnx"]
+__all__ = ["OPSET", "build_graphs", "export_onnx", "export_without_references"]
 
 OPSET = 20  # of ONNX; read by ONNX Runtime 1.17 and later
 
@@ -210,6 +210,40 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
     texts = [out / name for name in ("tokenizer.model", "words.txt", "config.json")]
     return [*sorted(out.glob("*.onnx")), *texts]
+
+
+def export_without_references(
+    model: Path | str, out: Path | str, *, overwrite: bool = False
+) -> Path:
+    """Write a model without the training pictures that it draws from, compressed as they are in its file.
+
+    Args:
+        model: a weights file.
+        out: the new one.
+        overwrite: replace what is there.
+
+    Raises:
+        WeightsError: no such model, or a broken one.
+        OutputError: the file is there, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out}: is there already", "use -f, or name another file with -o")
+    loaded = load_model(model)
+    meta = loaded.info.metadata
+    save_model(
+        out,
+        {name: network.state_dict() for name, network in loaded.networks.named_children()},
+        loaded.config,
+        loaded.tokenizer,
+        words=loaded.words,
+        title=loaded.info.title,
+        license=loaded.info.license,
+        description=meta.get("modelspec.description", ""),
+        tags=meta.get("modelspec.tags", ""),
+        extra={key: value for key, value in meta.items() if key.startswith("t2i.")},
+    )
+    return out
 
 
 def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[str, Any]]:

@@ -147,11 +147,16 @@ def _weights(path: Path) -> InfoReport:
         "license": told.license,
         "date": meta.get("modelspec.date", ""),
         "tags": meta.get("modelspec.tags", ""),
-        "pictures": f"{config.resolution} x {config.resolution} px, {'RGBA' if config.image_channels == 4 else 'RGB'}",
+        "pictures": f"{config.resolution} x {config.resolution} px, {'RGB' if config.opaque else 'RGBA'}",
         "size": config.size,
         "parameters": sum(told.parameters.values()),
         "networks": [f"{name} {count:,}" for name, count in told.parameters.items()],
         "reads": f"{config.text.vocab_size:,} pieces, {config.text.context_length} tokens a prompt",
+        **{
+            one.name: [value + (" (default)" if value == one.default else "") for value in one.values]
+            for one in config.attributes
+        },
+        "references": _references(told),
         "trained": _trained(meta),
         "stored as": meta.get("t2i.dtype", ""),
         "file": f"{told.size:,} bytes",
@@ -160,7 +165,8 @@ def _weights(path: Path) -> InfoReport:
     }
     details = {
         "resolution": config.resolution,
-        "channels": config.image_channels,
+        "channels": 3 if config.opaque else 4,
+        "reference_count": _reference_count(told),
         "bytes": told.size,
         "hash": told.hash,
         "config": config.to_dict(),
@@ -168,6 +174,21 @@ def _weights(path: Path) -> InfoReport:
         "tensors": len(told.tensors),
     }
     return InfoReport("weights", path, facts, details)
+
+
+def _reference_count(told: checkpoint.WeightsInfo) -> int:
+    place = told.tensors.get("references.latents")
+    return place.shape[0] if place is not None and place.shape else 0
+
+
+def _references(told: checkpoint.WeightsInfo) -> str:
+    count = _reference_count(told)
+    if not count:
+        return "none: the file holds no training pictures"
+    return (
+        f"{count:,} compressed training pictures, which it draws from; "
+        "t2i export --no-references leaves them out"
+    )
 
 
 def _trained(meta: Mapping[str, str]) -> str:
