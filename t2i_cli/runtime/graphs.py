@@ -258,5 +258,7 @@ def ship(model: Path | str) -> Path:
 
 
 def _config_key(config: ModelConfig) -> str:
-    described = json.dumps(config.to_dict(), sort_keys=True)
+    shape = config.to_dict() | {"size": "", "opaque": False}  # what does not change the networks
+    shape["attributes"] = [len(one.values) for one in config.attributes]
+    described = json.dumps(shape, sort_keys=True)
     return hashlib.sha256(f"{GRAPH_VERSION} {described}".encode()).hexdigest()[:32]
