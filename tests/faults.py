@@ -31,13 +31,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 import torch
 
 from t2i_cli import checkpoint, models
 from t2i_cli.checkpoint.safetensors_file import HEADER_HASH
-from t2i_cli.config import ModelConfig, TextEncoderConfig
+from t2i_cli.config import Attribute, ModelConfig, TextEncoderConfig
 from t2i_cli.errors import OutputError, T2IError, TokenizerError
+from t2i_cli.references import ReferenceStore
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -83,24 +85,30 @@ def sealed(header: bytes) -> bytes:
     return raw.replace((pin % ("0" * 64)).encode(), (pin % digest).encode())
 
 
+STYLES = ("bold", "light")  # of the attribute style of the smallest model
+
+
 def tiny_config() -> ModelConfig:
     """The smallest model that every network accepts."""
     return ModelConfig(
         size="custom",
         resolution=32,
-        image_channels=4,
-        fold=1,
-        channels=(8,),
+        cells=4,
+        latent_channels=2,
+        patch=8,
+        encoder_channels=(8,),
+        decoder_channels=(8,),
+        channels=(8, 8),
         blocks=1,
-        text_attention=(),
-        self_attention=(),
         head_dim=8,
+        attributes=(Attribute("style", STYLES),),
         image_encoder_channels=(8,),
         text=TextEncoderConfig(vocab_size=VOCAB, context_length=8, dim=8, depth=1, heads=1),
     )
 
 
 def tiny_networks(seed: int = 0) -> models.Networks:
+    """Every weight drawn at random, so that none is the same in two models."""
     torch.manual_seed(seed)
     networks = models.build(tiny_config())
     with torch.no_grad():
@@ -109,11 +117,30 @@ def tiny_networks(seed: int = 0) -> models.Networks:
     return networks
 
 
+def tiny_states(seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """The networks as `save_model` takes them."""
+    return {name: net.state_dict() for name, net in tiny_networks(seed).named_children()}
+
+
+def tiny_store(count: int = 5) -> ReferenceStore:
+    """References of no pictures in particular, the last one without a style."""
+    random_state, config = np.random.RandomState(count), tiny_config()
+    latents = random_state.randint(-127, 128, (count, config.latent_channels, 4, 4))
+    keys = random_state.randint(-127, 128, (count, config.text.dim))
+    kinds = [[row % len(STYLES)] for row in range(count - 1)] + [[len(STYLES)]] * bool(count)
+    return ReferenceStore(
+        latents.astype(np.int8),
+        keys.astype(np.int8),
+        np.array(kinds, np.int16).reshape(count, 1),
+        np.arange(count, dtype=np.int32),
+    )
+
+
 def save_tiny(path: Path, seed: int = 0, **more: object) -> str:
-    networks = tiny_networks(seed)
-    states = {name: net.state_dict() for name, net in networks.named_children()}
+    """Write the smallest model, with five references; returns its hash."""
+    more = {"references": tiny_store(), **more}
     return checkpoint.save_model(
-        path, states, tiny_config(), TOKENIZER, title=f"tiny {seed}", **more
+        path, tiny_states(seed), tiny_config(), TOKENIZER, title=f"tiny {seed}", **more
     )
 
 
@@ -137,6 +164,8 @@ def one_save(run: Path, step: int) -> None:
     networks = {
         "text_encoder": {"a": torch.full((40,), step / 128)},
         "image_encoder": {"a": torch.zeros(3)},
+        "encoder": {"a": torch.zeros(3)},
+        "decoder": {"a": torch.zeros(3)},
         "generator": {"a": torch.full((900,), step % 256.0)},
     }
     checkpoint.save_model(
@@ -412,8 +441,6 @@ def _log_without_clock(run: Path) -> list[dict[str, object]]:
 
 
 def _toy_data(data: Path) -> Path:
-    import numpy as np
-
     from t2i_cli import images
 
     data.mkdir()
