@@ -562,6 +562,8 @@ def _train(run: _Run) -> Iterator[Event]:
         f"{model.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
         f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}{_processes()}"
     )
+    with distributed.in_turn():
+        yield from _make_graph(run, model)
     if settings.tensorboard and run.first:
         run.writer = _tensorboard(run.out)
     if run.first:
@@ -577,10 +579,6 @@ def _train(run: _Run) -> Iterator[Event]:
         run.saved = -1
     if run.saved != run.at.step:
         yield from _save(run)
-    # the first `t2i sample` finds its graph made; a trial run does not wait for that
-    if run.at.seconds > 120 and run.first:
-        with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
-            graphs.bundle_for(model)
     if run.first:
         checkpoint.drop_pairs(run.out)
         checkpoint.write_status(run.out, "finished")
@@ -594,6 +592,15 @@ def _train(run: _Run) -> Iterator[Event]:
         tuple(run.advice),
         figures,
     )
+
+
+def _make_graph(run: _Run, model: ModelConfig) -> Iterator[Event]:
+    """Make the graph that `t2i sample` wants: before the first step, so that it is there however a run ends."""
+    if not run.first or graphs.is_made(model):
+        return
+    yield Message("making this model's graph for fast sampling, once (about 15 s)")
+    with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
+        graphs.bundle_for(model, lambda _: None)
 
 
 def _stages(run: _Run) -> Iterator[Event]:
