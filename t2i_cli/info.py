@@ -153,7 +153,9 @@ def _weights(path: Path) -> InfoReport:
         "networks": [f"{name} {count:,}" for name, count in told.parameters.items()],
         "reads": f"{config.text.vocab_size:,} pieces, {config.text.context_length} tokens a prompt",
         **{
-            one.name: [value + (" (default)" if value == one.default else "") for value in one.values]
+            one.name: [
+                value + (" (default)" if value == one.default else "") for value in one.values
+            ]
             for one in config.attributes
         },
         "references": _references(told),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from t2i_cli.errors import HIDDEN, OutputError, PromptError, UsageError
+from t2i_cli.leftovers import hold, sweep_once
 from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
@@ -248,9 +249,11 @@ _unfinished: set[str] = set()  # temporary files that are being written
 
 
 def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
-    """Write a whole file under ``path``, or none: a temporary file beside it, then a link that never overwrites.
+    """Write a whole file under ``path``, or none: first without a name, then a link that never overwrites.
 
-    Folders are made. Where the file system has no links, the name is first taken by an empty file and then replaced.
+    Where the system has no nameless files, and to overwrite, it has a temporary name beside ``path``. What a kill left
+    under such a name is removed by the next one who writes there so. Folders are made. Where the file system has no
+    links, the name is first taken by an empty file and then replaced.
 
     Args:
         path: where to write.
@@ -271,7 +274,11 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
         try:
             path, stream = target_of(path)
             if stream:
-                _write(open_stream(path), data)
+                fd = open_stream(path)
+                try:
+                    _write(fd, data)
+                finally:
+                    os.close(fd)
                 return True
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
@@ -284,16 +291,23 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
             raise OSError(
                 errno.ENAMETOOLONG if name else errno.EISDIR, "not a name that a file can have"
             )
-        try:
-            fd = _create(temporary)
-        except FileNotFoundError:
+        if folder and not os.path.isdir(folder):  # noqa: PTH112
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+        if not overwrite and (placed := _write_nameless(folder, path, data)) is not None:
+            return placed
+        sweep_once(folder, _is_unfinished)
+        fd = _create(temporary)
+        while not hold(fd, temporary):
+            os.close(fd)
             fd = _create(temporary)
-        _write(fd, data)
-        if overwrite:
-            os.replace(temporary, path)  # noqa: PTH105
-            return True
-        return _place(temporary, path)
+        try:
+            _write(fd, data)
+            if overwrite:
+                os.replace(temporary, path)  # noqa: PTH105
+                return True
+            return _place(temporary, path)
+        finally:
+            os.close(fd)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"{asked}: cannot be written: {reason}", _advice(error)) from error
@@ -310,13 +324,39 @@ def remove_unfinished() -> None:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """Write all of a file and close it."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _write_nameless(folder: str, path: str, data: bytes) -> bool | None:
+    """Write a file that has no name until it is whole, so that no kill leaves any of it.
+
+    Returns:
+        Whether it has got its name, or None where the system cannot do that.
+    """
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag:
+        return None
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        fd = os.open(folder or ".", flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+    try:
+        _write(fd, data)
+        try:
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        except FileExistsError:
+            return False
+        except OSError:
+            return None
+        return True
     finally:
         os.close(fd)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".t2i-") and name.endswith(".tmp")
 
 
 def _create(path: str) -> int:

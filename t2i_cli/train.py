@@ -20,7 +20,7 @@ import torch
 
 from t2i_cli import checkpoint, libraries
 from t2i_cli.config import TrainConfig, with_rates
-from t2i_cli.errors import DeviceError, OutputError, Stopped, UsageError
+from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError
 from t2i_cli.runtime import graphs
 from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.training import distributed
@@ -285,6 +285,8 @@ def _train(run: Run) -> Iterator[Event]:
     else:
         yield from _resume(run, state)
     yield Message(_told(run))
+    with distributed.in_turn():
+        yield from _make_graph(run)
     if settings.tensorboard and run.first:
         run.writer = _tensorboard(run)
     if run.first:
@@ -294,6 +296,16 @@ def _train(run: Run) -> Iterator[Event]:
         yield from go_through_stages(run)
         distributed.wait()  # the end is reached by all
     yield from _finish(run)
+
+
+def _make_graph(run: Run) -> Iterator[Event]:
+    """Make the graph that `t2i sample` wants: before the first step, so that it is there however a run ends."""
+    config = run.material.networks.config
+    if not run.first or graphs.is_made(config):
+        return
+    yield Message("making this model's graph for fast sampling, once (about 15 s)")
+    with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
+        graphs.bundle_for(config, lambda _: None)
 
 
 def _write_start(run: Run) -> None:
@@ -341,9 +353,6 @@ def _finish(run: Run) -> Iterator[Event]:
     if run.saved != run.at.step:
         yield from save(run)
     if run.first:
-        # the first `t2i sample` finds its graph made; where it cannot be made, sampling goes through torch
-        with contextlib.suppress(graphs.NoGraphError, DeviceError, OutputError):
-            graphs.bundle_for(run.material.networks.config)
         checkpoint.write_status(run.out, "finished")
         run.begun = False
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}

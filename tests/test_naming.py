@@ -174,7 +174,7 @@ def test_a_link_that_a_prompt_names_is_followed_inside_its_folder_alone(tmp_path
 
 
 def test_without_hard_links_it_still_never_overwrites(tmp_path, monkeypatch):
-    def refused(*_):
+    def refused(*_, **__):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(naming.os, "link", refused)

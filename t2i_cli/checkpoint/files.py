@@ -2,7 +2,7 @@
 
 A file is written beside its name, synced, renamed over it, and its folder synced. What a kill
 leaves behind carries `TEMPORARY` as its suffix and is removed by `remove_orphans` at the next
-start.
+start, or by the next writer of that folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from t2i_cli.errors import OutputError
+from t2i_cli.leftovers import hold, sweep_once
 from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
@@ -65,9 +66,10 @@ def write_atomic(
             return
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(str(path.parent), is_unfinished)
         temporary = temporary_beside(path)
         try:
-            with open_new(temporary) as file:
+            with _open_held(temporary) as file:
                 _fill(file, content)
                 file.flush()
                 sync(file.fileno())
@@ -165,7 +167,7 @@ def remove_orphans(folder: Path) -> list[Path]:
         *(child for child in _listed(folder) if child.is_dir() and not child.is_symlink()),
     ):
         for entry in _listed(place):
-            if entry.name.startswith(".") and entry.name.endswith(TEMPORARY):
+            if is_unfinished(entry.name):
                 remove(entry)
                 removed.append(entry)
     return removed
@@ -207,6 +209,19 @@ def open_new(path: Path) -> IO[bytes]:
         | getattr(os, "O_CLOEXEC", 0)
     )
     return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def _open_held(path: Path) -> IO[bytes]:
+    while True:
+        file = open_new(path)
+        if hold(file.fileno(), str(path)):
+            return file
+        file.close()
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name was not finished, or is not yet."""
+    return name.startswith(".") and name.endswith(TEMPORARY)
 
 
 def remove(path: Path) -> None:

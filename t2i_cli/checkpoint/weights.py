@@ -438,6 +438,7 @@ def _info(file: IO[bytes], path: Path) -> WeightsInfo:
         raise WeightsError(
             f"{path}: its words are no list (a uint8 tensor of at most {MAX_WORDS:,} bytes)"
         )
+    _check_reference_tensors(path, config, header.tensors)
     return WeightsInfo(
         path=path,
         config=config,
@@ -480,20 +481,20 @@ def check_references(info: WeightsInfo, store: ReferenceStore) -> None:
         raise WeightsError(f"{info.path}: its references have no number")
 
 
-def _check_reference_tensors(info: WeightsInfo) -> None:
+def _check_reference_tensors(
+    path: Path, config: ModelConfig, tensors: Mapping[str, TensorInfo]
+) -> None:
     """Raise WeightsError unless the references' tensors are those of the config, with as many rows each."""
     count: int | None = None
-    for name, like in empty_references(info.config).arrays().items():
-        found = info.tensors.get(REFERENCES + name)
+    for name, like in empty_references(config).arrays().items():
+        found = tensors.get(REFERENCES + name)
         dtype = {"int8": "I8", "int16": "I16", "int32": "I32"}[str(like.dtype)]
         if found is None or found.dtype != dtype or found.shape[1:] != like.shape[1:]:
-            raise WeightsError(
-                f"{info.path}: its tensor {REFERENCES}{name} is not that of its config"
-            )
+            raise WeightsError(f"{path}: its tensor {REFERENCES}{name} is not that of its config")
         count = found.shape[0] if count is None else count
         if len(found.shape) != len(like.shape) or found.shape[0] != count or count > MAX_REFERENCES:
             raise WeightsError(
-                f"{info.path}: its references are not as many everywhere, at most {MAX_REFERENCES:,}"
+                f"{path}: its references are not as many everywhere, at most {MAX_REFERENCES:,}"
             )
 
 
@@ -568,7 +569,6 @@ def _check_tensors(
     info: WeightsInfo, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 ) -> None:
     """Raise WeightsError unless the file holds exactly these tensors, floats in its own type."""
-    _check_reference_tensors(info)
     ours = {REFERENCES + name for name in empty_references(info.config).arrays()}
     names, given = _DTYPE_NAMES(), set(info.tensors) - {TOKENIZER, WORDS} - ours
     stored = info.metadata.get("t2i.dtype", "")

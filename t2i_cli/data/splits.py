@@ -24,9 +24,20 @@ MOST = 64  # records of one model: its own, and those of the weights that it sta
 class Pictures(Protocol):
     """What a split needs of `CaptionedImages`."""
 
-    splits: list[str]
-    hashes: list[str]
-    digest: str
+    @property
+    def splits(self) -> list[str]:
+        """Of each picture, empty where the data names none."""
+        ...
+
+    @property
+    def hashes(self) -> list[str]:
+        """SHA-256 of each picture's file."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the data."""
+        ...
 
     def split(self, val: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices that train and that are held out."""
@@ -51,7 +62,8 @@ def split_record(images: Pictures, val: float, seed: int) -> dict[str, Any]:
     named = named and len(set(images.splits)) > 1
     last = ""
     if not named and len(held_out):
-        last = max(order_of(seed, images.hashes[row]) for row in held_out).hex()
+        rows = [int(row) for row in held_out]
+        last = max(order_of(seed, images.hashes[row]) for row in rows).hex()
     return {"data": images.digest, "val": val, "seed": seed, "last": last}
 
 
@@ -73,10 +85,17 @@ def read_records(metadata: dict[str, str]) -> list[dict[str, Any]]:
             if not isinstance(record["data"], str):
                 raise TypeError("data")
             if record["data"]:
-                float(record["val"]), int(record["seed"]), bytes.fromhex(record.get("last", ""))
+                _check(float(record["val"]), int(record["seed"]), record.get("last", ""))
         return records
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return [UNKNOWN]
+
+
+def _check(val: float, seed: int, last: str) -> None:
+    """Raise ValueError or TypeError where a record's values cannot be those of a run."""
+    if not 0 <= val <= 0.5 or seed < 0:
+        raise ValueError("out of range")
+    bytes.fromhex(last)
 
 
 def unseen(images: Pictures, records: Sequence[dict[str, Any]]) -> np.ndarray | None:

@@ -45,7 +45,8 @@ def open_runtime(
 
         if not isinstance(error, NoGraphError):
             raise
-        (announce or (lambda _: None))(f"sampling with torch: {error}")
+        hint = f"; {error.hint}" if error.hint else ""
+        (announce or (lambda _: None))(f"sampling with torch: {error}{hint}")
         return _torch(model, "cpu")
 
 

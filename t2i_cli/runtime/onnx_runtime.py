@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from t2i_cli import libraries
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import T2IError, WeightsError
 from t2i_cli.folders import cache_folder
+from t2i_cli.leftovers import sweep
 from t2i_cli.references import ReferenceStore
 from t2i_cli.runtime.base import MAX_BATCH, Read, Row, Runtime
 from t2i_cli.tokenizer import Tokenizer
@@ -28,6 +30,7 @@ from t2i_cli.words import Words
 __all__ = ["OnnxRuntime"]
 
 RUNTIME_VERSION = "5"  # raise it when a network's forward pass, `export` or this file changes: graphs are made anew
+DRAWING = ("text", "references", "generator", "decoder")  # graphs that every picture needs
 _WORDS = 16  # tokens; texts are padded to a multiple of it
 
 
@@ -35,59 +38,87 @@ class OnnxRuntime(Runtime):
     """Graphs of a model on the CPU, one thread.
 
     Args:
-        folder: what `open` keeps in the cache: graphs with their weights, references, tokenizer, words and a manifest.
-        about: the manifest.
+        about: the manifest: config, title, stage, hash, batch.
+        tokenizer: a sentencepiece model.
+        words: as `words.Words` reads them.
+        references: the training pictures that it draws from.
+        sessions: of the graphs, by name.
+        folder: where graphs are that are not among the sessions.
     """
 
     name = "onnxruntime-cpu"
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        tokenizer = (folder / "tokenizer.model").read_bytes()
-        arrays = {
-            name: np.load(folder / f"references.{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in about["references"]
-        }
+    def __init__(
+        self,
+        about: dict[str, Any],
+        tokenizer: bytes,
+        words: bytes,
+        references: ReferenceStore,
+        sessions: dict[str, Any],
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(
             ModelConfig.from_dict(about["config"]),
             Tokenizer(tokenizer),
-            Words.from_bytes((folder / "words.txt").read_bytes()),
-            ReferenceStore.from_arrays(arrays),
+            Words.from_bytes(words),
+            references,
             about["title"],
             about["hash"],
         )
         self.batch = int(about["batch"])
         self.stage = str(about.get("stage", ""))
-        self._folder = folder
-        self._sessions: dict[str, Any] = {}
-        for name in ("text", "references", "generator", "decoder"):
-            self._run_needs(name)
+        self._folder, self._sessions = folder, sessions
+
+    @classmethod
+    def kept(cls, folder: Path, about: dict[str, Any]) -> OnnxRuntime:
+        """What the cache keeps in a folder: graphs with their weights, references, the tokenizer and the words."""
+        arrays = {
+            item.name: np.load(
+                folder / f"references.{item.name}.npy", mmap_mode="r", allow_pickle=False
+            )
+            for item in fields(ReferenceStore)
+        }
+        return cls(
+            about,
+            (folder / "tokenizer.model").read_bytes(),
+            (folder / "words.txt").read_bytes(),
+            ReferenceStore.from_arrays(arrays),
+            {name: _session(folder / f"{name}.onnx") for name in DRAWING},
+            folder,
+        )
 
     @classmethod
     def open(cls, model: Path, announce: Any) -> OnnxRuntime:
-        """The graphs of a weights file: from the cache, or made now and kept there.
+        """The graphs of a weights file: from the cache, or made now and kept there, or without a cache in memory.
 
         Raises:
             WeightsError: the file is missing, broken or not one of ours.
+            NoGraphError: its graphs cannot be made here, or not without a cache.
         """
         key = _key(model)
         folder = cache_folder() / "ready" / key
+        sweep(str(folder.parent), lambda name: name.startswith((".making-", ".old-")))
         try:
             about = json.loads((folder / "about.json").read_bytes())
-            return cls(folder, about)
+            return cls.kept(folder, about)
         except (OSError, ValueError, KeyError, T2IError):
             pass  # not there, or not whole: make it
         except Exception as error:  # ONNX Runtime's own errors: a file of the folder is damaged
             announce(f"making the graph again: {type(error).__name__}")
-        from t2i_cli.runtime.graphs import make_ready
+        from t2i_cli.runtime.graphs import NoCacheError, in_memory, make_ready
 
         def batch_of(making: Path, about: dict[str, Any]) -> int:
-            return MAX_BATCH if _rows_are_independent(cls(making, about)) else 1
+            return MAX_BATCH if _rows_are_independent(cls.kept(making, about)) else 1
 
-        folder, about = make_ready(model, folder, batch_of, announce)
-        return cls(folder, about)
+        try:
+            return cls.kept(folder, make_ready(model, folder, batch_of, announce))
+        except NoCacheError as error:
+            ready = in_memory(model)
+            announce(f"{error}, so each start takes longer; {error.hint}")
+            return cls(ready.about, ready.tokenizer, ready.words, ready.references, ready.sessions)
 
     def _run_needs(self, name: str) -> Any:
-        if name not in self._sessions:
+        if name not in self._sessions and self._folder is not None:
             self._sessions[name] = _session(self._folder / f"{name}.onnx")
         return self._sessions[name]
 
