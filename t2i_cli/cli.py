@@ -795,7 +795,7 @@ def _columns(told: str | None) -> tuple[str, ...] | None:
 
 
 def _begun(model: str) -> dict[str, Any]:
-    """The settings that weights to start from bring along: encoders and autoencoder stay as they are, unless asked for."""
+    """The settings that weights to start from bring along; their encoders and autoencoder stay, unless asked for."""
     from t2i_cli.checkpoint import read_info, resolve_model
 
     config = read_info(resolve_model(model)).config

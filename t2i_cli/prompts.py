@@ -1,7 +1,7 @@
 """Lines of text from arguments, files and pipes -> `Request`s, one a prompt; a bad line costs that line alone.
 
-A line is a prompt, or a JSON object with ``prompt`` and any of ``seed``, ``n``, ``out``, ``id``, ``negative``, ``style``.
-What `t2i sample --json` prints is such a line too, so results can be piped back in.
+A line is a prompt, or a JSON object with ``prompt`` and any of ``seed``, ``n``, ``out``, ``id``, ``negative`` and
+``style``. What `t2i sample --json` prints is such a line too, so results can be piped back in.
 """
 
 from __future__ import annotations
