@@ -159,7 +159,9 @@ def test_the_same_seed_chooses_the_same_and_others_choose_others() -> None:
     candidates = set(one.nearest(query, None).tolist())
     assert {row for rows in chosen for row in rows} == candidates  # each comes, and no other
     assert len({frozenset(rows) for rows in chosen}) > 15  # of the 20 sets of 3 of 6
-    first = np.bincount([sorted(candidates).index(rows[0]) for rows in chosen], minlength=CANDIDATES)
+    first = np.bincount(
+        [sorted(candidates).index(rows[0]) for rows in chosen], minlength=CANDIDATES
+    )
     assert first.max() < 30  # the nearest has no better chance
 
 

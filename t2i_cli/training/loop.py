@@ -49,6 +49,8 @@ def go_through_stages(run: Run) -> Iterator[Event]:
             for tensors in run.stage.state_dict().values():
                 distributed.take_over(tensors)  # machines that differ may have drifted apart
             yield from save(run)
+            if run.material.warm and run.material.references is not None:
+                yield Message(f"{run.out} draws from your pictures already; training makes it better")
         yield from _steps(run)
         run.stage.finish()
 
@@ -294,6 +296,7 @@ def save_model(run: Run, path: Path) -> None:
             "t2i.step": str(run.at.step),
             "t2i.images": str(run.at.images),
             "t2i.seconds": str(round(run.at.seconds)),
+            "t2i.reconstruction_l1": run.reconstruction,
             "t2i.data": run.pictures.digest,
             "t2i.splits": json.dumps(_splits(run)),
             "t2i.train_config": json.dumps(_public(run.config)),

@@ -104,6 +104,7 @@ class Run:
         self.known: Tensor | None = (
             None  # features of training pictures, that drawn ones are compared with
         )
+        self.reconstruction = ""  # mean error of the autoencoder on held-out pictures, where it is known
         self.advice: list[Advice] = []
         self.begun = False  # whether steps are made, so that how the run ends is worth telling
         self.writer: Any = None

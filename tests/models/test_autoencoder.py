@@ -26,7 +26,11 @@ def test_latents_have_unit_variance_in_every_cell_whatever_the_picture(pair) -> 
     encoder, _ = pair
     pictures = toys()
     # (almost) nothing, everything, noise far out of range
-    odd = [torch.rand(1, 4, 32, 32) * 1e-3, torch.ones(1, 4, 32, 32), torch.randn(1, 4, 32, 32) * 50]
+    odd = [
+        torch.rand(1, 4, 32, 32) * 1e-3,
+        torch.ones(1, 4, 32, 32),
+        torch.randn(1, 4, 32, 32) * 50,
+    ]
     latents = encoder(torch.cat([pictures, *odd])).detach()
     assert latents.shape == (19, 16, 8, 8)
     assert latents.dtype == torch.float32

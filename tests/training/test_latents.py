@@ -52,9 +52,7 @@ def encoded(
 ) -> LatentSet:
     given = {"indices": np.arange(16), "digest": "toys", "device": CPU, **options}
     indices = given.pop("indices")
-    return encode_pictures(
-        toys or Toys(), indices, encoder or Shrunk(), cache=cache, **given
-    )  # pyright: ignore[reportArgumentType]
+    return encode_pictures(toys or Toys(), indices, encoder or Shrunk(), cache=cache, **given)  # pyright: ignore[reportArgumentType]
 
 
 # -- variants ---------------------------------------------------------------------------------
@@ -114,7 +112,10 @@ def own(toys: Toys, place: int) -> str:
 def fixed(toys: Toys, place: int, word: str) -> list[str]:
     """Captions of a picture whose article fits a word."""
     article = "an " if word == "orange" else "a "
-    return [text.replace("a ", article, 1) if text[:2] == "a " else text for text in toys.captions[place]]
+    return [
+        text.replace("a ", article, 1) if text[:2] == "a " else text
+        for text in toys.captions[place]
+    ]
 
 
 def test_no_recolour_to_the_colour_that_is_there_or_away_from_another(tmp_path: Path) -> None:

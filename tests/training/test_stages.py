@@ -41,6 +41,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def decoder(cache: Path) -> dict[str, Tensor]:
+    """Weights of a decoder that has learned to draw the toys."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoder_stage, "PERCEPTUAL_SIDE", 32)
+        material = toy_material(cache, autoencoder_lr=4e-3)
+        stage = toy_stage("autoencoder", material)
+        for position in range(45):
+            stage.step(position, 0.34 * position / 45)
+    return material.networks.decoder.state_dict()
+
+
 def run(stage: Stage, steps: int, start: int = 0) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     for position in range(start, start + steps):
@@ -71,7 +83,9 @@ def power_iteration(group: str, name: str) -> bool:
     return group == "helper-patch_discriminator" and name.endswith(("._u", "._v"))
 
 
-def assert_same(before: State, after: State, leave: Callable[[str, str], bool] | None = None) -> None:
+def assert_same(
+    before: State, after: State, leave: Callable[[str, str], bool] | None = None
+) -> None:
     assert before.keys() == after.keys()
     for group, tensors in before.items():
         assert tensors.keys() == after[group].keys(), group
@@ -258,7 +272,7 @@ def test_flow_learns_to_draw_what_a_caption_says(cache: Path) -> None:
 
 
 @torch.no_grad()
-def fit(material: Material, stage: Stage) -> float:
+def fit(material: Material) -> float:
     """How much nearer pictures drawn in one step are to their own caption than to others, in cosines, by E."""
     networks, batch = material.networks, material.batches.of(np.arange(16))
     generator = networks.generator
@@ -282,14 +296,15 @@ def fit(material: Material, stage: Stage) -> float:
     ],
 )
 def test_the_founding_forms_come_to_follow_the_caption(
-    cache: Path, options: dict[str, Any], kind: str
+    cache: Path, decoder: dict[str, Tensor], options: dict[str, Any], kind: str
 ) -> None:
-    """From a generator that draws noise, with the decoder as it is: only G and D learn."""
+    """From a generator that draws noise: pictures come to be those of their captions, and only G and D learn."""
     material = toy_material(
-        cache, kind=kind, objective="gan", contrastive_lr=3e-3, gan_lr=1e-3, discriminator_lr=1.0,
-        alignment_weight=1.0, caption_dropout=0.0, **options,
+        cache, kind=kind, objective="gan", contrastive_lr=3e-3, contrastive_batch_size=16, batch_size=16,
+        gan_lr=2e-3, discriminator_lr=1.0, alignment_weight=2.0, caption_dropout=0.0, **options,
     )  # fmt: skip
-    run(toy_stage("contrastive", material), 40)
+    run(toy_stage("contrastive", material), 60)
+    material.networks.decoder.load_state_dict(decoder)
     stage = toy_stage("gan", material)
     assert set(learned(stage)) == {"generator", "discriminator"}
     frozen = {
@@ -297,11 +312,11 @@ def test_the_founding_forms_come_to_follow_the_caption(
         for name, network in material.networks.named_children()
         if name != "generator"
     }
-    before = fit(material, stage)
-    rows = run(stage, 40)
+    before = fit(material)
+    rows = run(stage, 30)
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert mean(rows[-5:], "alignment_loss") < mean(rows[:5], "alignment_loss")
-    assert fit(material, stage) > before + 0.05
+    assert rows[-1]["alignment_loss"] < 0.7 * rows[1]["alignment_loss"]
+    assert fit(material) > before + 0.15
     for name, network in frozen.items():
         now = getattr(material.networks, name).parameters()
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), now, strict=True)), name
@@ -412,7 +427,8 @@ def test_attributes_are_dropped_together_and_now_and_then(
     # two of sixteen toys have no style, and of the others 15% lose theirs
     assert float(shares[2]) == pytest.approx(0.125 + 0.875 * 0.15, abs=0.06)
     assert abs(float(shares[0] - shares[1])) < 0.2
-    assert stage.attributes[:8, 0].tolist() == [0, 1, 0, 1, 0, 1, 0, 2]  # of the pictures, unchanged
+    of_pictures = stage.attributes[:8, 0].tolist()
+    assert of_pictures == [0, 1, 0, 1, 0, 1, 0, 2]  # unchanged
 
 
 def test_flow_without_attributes(cache: Path) -> None:
@@ -660,7 +676,9 @@ def test_a_stage_resumes_to_the_bit(cache: Path, name: str, at: int) -> None:
     assert [figures(resumed.step(p, p / 6)) for p in range(at, 6)] == rows[at:]
     assert_same(unbroken.state_dict(), resumed.state_dict())
     for network, tensors in unbroken.weights().items():
-        assert all(torch.equal(value, resumed.weights()[network][n]) for n, value in tensors.items())
+        assert all(
+            torch.equal(value, resumed.weights()[network][n]) for n, value in tensors.items()
+        )
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -713,8 +731,7 @@ def test_what_is_saved_and_goes_on_is_the_average(cache: Path, name: str, networ
     assert all(torch.equal(value, average.state_dict()[n]) for n, value in saved[network].items())
     stage.finish()
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(average.parameters(), learner.parameters(), strict=True)
+        torch.equal(a, b) for a, b in zip(average.parameters(), learner.parameters(), strict=True)
     )
 
 

@@ -18,9 +18,8 @@ from benchmarks.synonyms import REWRITES, SYNONYMS
 from t2i_cli.errors import UsageError, WeightsError
 from t2i_cli.models import encode
 from t2i_cli.training import losses
-from t2i_cli.training.batches import Batches
 from t2i_cli.training.teacher import Lessons, Teacher, load_teacher, make_lessons
-from tests.toys import Toys, toy_material, toy_stage, toy_tokenizer
+from tests.toys import Toys, toy_material, toy_stage
 
 MEANING = {
     "crimson": "red",
@@ -174,7 +173,9 @@ def test_a_teacher_lets_the_student_read_words_that_no_caption_holds(tmp_path: P
         other = [" ".join(words.get(word, word) for word in text.split()) for text in plain]
         encoder = material.networks.text_encoder
         with torch.no_grad():
-            a, b = (encode(encoder, *batches.tokens(texts)).text_features for texts in (plain, other))
+            a, b = (
+                encode(encoder, *batches.tokens(texts)).text_features for texts in (plain, other)
+            )
         return float(((b @ a.T).argmax(1) == torch.arange(len(a))).float().mean()), rows
 
     with_teacher, rows = taught(lessons_of(reader(), tmp_path))

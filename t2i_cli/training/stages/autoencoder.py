@@ -59,7 +59,11 @@ class Autoencoder(Stage):
         self.perceptual = load_lite0(size=PERCEPTUAL_SIDE).to(self.device)
         self.target = load_lite0(size=PERCEPTUAL_SIDE).to(self.device)
         self.target.to(networks.decoder.trunk_dtype)
-        pair = [*networks.encoder.parameters(), *networks.decoder.parameters()]
+        # the generator of a trained model knows the latents of its encoder, so that stays and the decoder is tuned
+        self.encoder_learns = not material.warm
+        pair = [*networks.decoder.parameters()]
+        if self.encoder_learns:
+            pair += networks.encoder.parameters()
         fused = self.device.type in ("cpu", "cuda")
         self.optimizers["autoencoder"] = torch.optim.Adam(
             pair, lr=config.autoencoder_lr, betas=(0.9, 0.99), fused=fused
@@ -80,7 +84,8 @@ class Autoencoder(Stage):
             set_lr(optimizer, config.autoencoder_lr * warm_cosine(progress, 0.01, 0.05))
         batch = self.material.batches.get(self.name, position, self.batch_size)
         images, changed = batch.images, False
-        latents = self.networks.encoder(images)
+        with torch.set_grad_enabled(self.encoder_learns):
+            latents = self.networks.encoder(images)
         if self._draw(random) < config.equivariance:
             latents, images = _transformed(latents, images, random)
             changed = True
