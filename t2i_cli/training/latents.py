@@ -49,7 +49,7 @@ __all__ = [
 VERSION = 1  # raise it when other variants are made: what is cached is then made anew
 RECOLOURS = 2  # of each picture that can be recoloured
 NEAR_COPY = 0.1  # mean squared difference of latents below which two pictures are the same drawing
-BATCH = 128  # pictures that are encoded at once
+BATCH = 128  # pictures or texts that are encoded at once
 NOT_TURNED = -1  # colour of a row that is as the picture is
 _ORIGINAL, _MIRRORED, _RECOLOURED = range(3)
 
@@ -205,16 +205,49 @@ def text_features(
     texts: Sequence[str],
     tokens: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
     encoder: TextEncoder,
+    cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
-    """The text features of many texts, float16 (n, d) on the CPU."""
+    """The text features of many texts, float16 (n, d) on the CPU: computed, or found in the cache.
+
+    Args:
+        texts: n of them.
+        tokens: gives tokens and mask, both (b, t), of some.
+        encoder: in the state in which it will stay.
+        cache: folder.
+        progress: called with (done, total) texts.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
+    asked = f"texts {VERSION} {digest.hexdigest()} {digest_of(encoder)} {encoder.trunk_dtype}"
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    entry = open_entry(cache, key)
+    if entry is None:
+
+        def fill(file: BinaryIO) -> tuple[tuple[int, ...], dict[str, Any]]:
+            found = _read_texts(texts, tokens, encoder, progress).numpy()
+            file.write(np.ascontiguousarray(found).data)
+            return (len(texts), 1, 1, 2 * found.shape[1]), {}
+
+        entry = write_entry(cache, key, fill)
+    return torch.from_numpy(np.array(entry.pixels.view(np.float16)[:, 0, 0]))
+
+
+def _read_texts(
+    texts: Sequence[str],
+    tokens: Callable[[Sequence[str]], tuple[Tensor, Tensor]],
+    encoder: TextEncoder,
+    progress: Callable[[int, int], None],
+) -> Tensor:
     order = sorted(range(len(texts)), key=lambda at: (len(texts[at]), at))
     found = torch.empty(len(texts), encoder.config.dim, dtype=torch.float16)
-    for start in range(0, len(order), 512):
-        part = order[start : start + 512]
+    for start in range(0, len(order), BATCH):
+        part = order[start : start + BATCH]
         features = encode(encoder, *tokens([texts[at] for at in part])).text_features
         found[part] = features.to(torch.float16).cpu()
-        progress(min(start + 512, len(order)), len(order))
+        progress(min(start + BATCH, len(order)), len(order))
     return found
 
 

@@ -87,6 +87,7 @@ class Flow(Stage):
             self.texts,
             batches.tokens,
             networks.text_encoder,
+            material.cache,
             progress=lambda done, total: material.progress("reading captions", done, total),
         )
         self._set_up()
