@@ -234,7 +234,7 @@ def test_digests_tell_weights_names_and_order_apart() -> None:
 # -- texts ------------------------------------------------------------------------------------
 
 
-def test_text_features_come_in_the_order_of_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_features_come_in_the_order_of_the_texts(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = toy_tokenizer()
     encoder = TextEncoder(toy_config(vocab_size=tokenizer.vocab_size).text)
@@ -243,7 +243,7 @@ def test_text_features_come_in_the_order_of_the_texts(monkeypatch: pytest.Monkey
     def tokens(asked):
         return tuple(map(torch.from_numpy, tokenizer.batch(asked, 16)))
 
-    found = text_features(texts, tokens, encoder)
+    found = text_features(texts, tokens, encoder, tmp_path)
     assert found.dtype == torch.float16
     assert found.shape == (6, 32)
     for row, text in enumerate(texts):
@@ -251,6 +251,27 @@ def test_text_features_come_in_the_order_of_the_texts(monkeypatch: pytest.Monkey
             alone = encode(encoder, *tokens([text])).text_features[0]
         torch.testing.assert_close(found[row].float(), alone, rtol=0, atol=2e-3)
     assert torch.equal(found[1], found[5])
+
+
+def test_text_features_are_read_once_and_again_where_the_encoder_changes(tmp_path: Path) -> None:
+    tokenizer = toy_tokenizer()
+    encoder = TextEncoder(toy_config(vocab_size=tokenizer.vocab_size).text)
+    asked: list[str] = []
+
+    def tokens(some):
+        asked.extend(some)
+        return tuple(map(torch.from_numpy, tokenizer.batch(some, 16)))
+
+    first = text_features(["a red ball", "a bar"], tokens, encoder, tmp_path)
+    assert sorted(asked) == ["a bar", "a red ball"]
+    assert torch.equal(text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first)
+    assert len(asked) == 2
+    with torch.no_grad():
+        encoder.head.weight.mul_(-1)
+    assert not torch.equal(
+        text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first
+    )
+    assert len(asked) == 4
 
 
 # -- the store and the neighbours -------------------------------------------------------------
