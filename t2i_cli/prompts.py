@@ -45,6 +45,8 @@ _OWN = frozenset(
         "picked",
         "read_as",
         "to",
+        "references",
+        "attributes",
     }
 )  # of `--json`
 

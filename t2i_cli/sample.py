@@ -576,6 +576,13 @@ class Made:
             row["read_as"] = self.picture.read_as
         if recipe.picked is not None:
             row["picked"] = recipe.picked
+        if recipe.read:
+            row["references"] = list(recipe.read)
+        asked = dict(pair.partition("=")[::2] for pair in recipe.attributes.split(",") if pair)
+        if style := asked.pop("style", ""):
+            row["style"] = style
+        if asked:
+            row["attributes"] = ",".join(f"{name}={value}" for name, value in asked.items())
         if recipe.negative:
             row["negative"] = recipe.negative
         if recipe.to:

@@ -78,15 +78,12 @@ def test_in_float32_nothing_is_rounded(tmp_path: Path):
     )
 
 
-def test_a_discriminator_can_travel_along(tmp_path: Path):
-    from t2i_cli import models
-
-    networks = models.build(faults.tiny_config(), discriminator=True)
-    states = {name: net.state_dict() for name, net in networks.named_children()}
-    save_model(tmp_path / "a.safetensors", states, faults.tiny_config(), faults.TOKENIZER)
-    model = load_model(tmp_path / "a.safetensors")
-    assert model.info.networks[-1] == "discriminator"
-    assert sorted(model.networks.state_dict()) == sorted(networks.state_dict())
+def test_every_network_is_needed(tmp_path: Path):
+    states = faults.tiny_states()
+    states.pop("decoder")
+    with pytest.raises(ValueError, match="decoder"):
+        save_model(tmp_path / "a.safetensors", states, faults.tiny_config(), faults.TOKENIZER)
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_metadata_is_what_other_tools_look_for(tiny: Path):
@@ -117,6 +114,8 @@ def test_metadata_is_what_other_tools_look_for(tiny: Path):
 def test_any_reader_of_safetensors_reads_it(tiny: Path):
     plain, ours = load_file(tiny), load_model(tiny).networks.state_dict()
     assert bytes(plain.pop("tokenizer").tolist()) == faults.TOKENIZER
+    for name, values in faults.tiny_store().arrays().items():
+        assert plain.pop(f"references.{name}").numpy().tobytes() == values.tobytes()
     assert sorted(plain) == sorted(ours)
     assert all(torch.equal(plain[name].float(), ours[name]) for name in plain)
 
@@ -298,7 +297,7 @@ def weights_size(kinds: dict[str, tuple[str, tuple[int, ...]]]) -> int:
 
 
 def test_a_tokenizer_that_is_none_or_does_not_fit_is_refused(tmp_path: Path, tiny: Path):
-    networks = {name: net.state_dict() for name, net in faults.tiny_networks().named_children()}
+    networks = faults.tiny_states()
     path = tmp_path / "x.safetensors"
     more = train_tokenizer(["one two three four five six seven eight nine ten"] * 9).to_bytes()
     for tokenizer, why in (
@@ -313,7 +312,7 @@ def test_a_tokenizer_that_is_none_or_does_not_fit_is_refused(tmp_path: Path, tin
 
 
 def test_words_travel_in_the_file_and_what_is_no_list_is_refused(tmp_path: Path, tiny: Path):
-    networks = {name: net.state_dict() for name, net in faults.tiny_networks().named_children()}
+    networks = faults.tiny_states()
     path = tmp_path / "x.safetensors"
     hashes: set[str] = set()
     for words in (b"a\ncat\nkitty=cat\n", "größe\n".encode(), b""):
@@ -335,7 +334,9 @@ def test_words_travel_in_the_file_and_what_is_no_list_is_refused(tmp_path: Path,
 @pytest.mark.parametrize(
     ("metadata", "why"),
     [
-        ({"t2i.format": "2"}, "needs a newer t2i"),
+        ({"t2i.format": "3"}, "needs a newer t2i"),
+        ({"t2i.format": "1"}, "made by t2i 0.1, whose models drew pixels"),
+        ({"t2i.format": "1", "t2i.config": '{"fold": 2, "image_channels": 4}'}, "train again"),
         ({"t2i.config": "{"}, "config"),
         ({"t2i.config": "[" * 50_000}, "config"),
         ({"t2i.config": "{}"}, "config"),
@@ -343,6 +344,7 @@ def test_words_travel_in_the_file_and_what_is_no_list_is_refused(tmp_path: Path,
         ({"t2i.config": '{"resolution": 1e999}'}, "config"),
         ({"t2i.networks": "generator"}, "networks"),
         ({"t2i.networks": "text_encoder,image_encoder,generator,\x1b]0;x"}, "networks"),
+        ({"t2i.networks": "text_encoder,image_encoder,encoder,generator,decoder"}, "networks"),
         ({"t2i.dtype": "F8"}, "float tensors"),
         ({"t2i.dtype": "F32"}, "its config needs F32"),
     ],
@@ -358,13 +360,19 @@ def test_metadata_out_of_bounds_is_refused(
 
 def test_a_config_that_asks_for_a_hundred_gigabytes_costs_none(tmp_path: Path, tiny: Path):
     config = {
-        **faults.tiny_config().to_dict(), "resolution": 256, "channels": [4096] * 8, "blocks": 16,
+        **faults.tiny_config().to_dict(), "resolution": 256, "cells": 16, "patch": 1, "channels": [4096, 4096],
+        "blocks": 16, "autoencoder_blocks": 16, "encoder_channels": [4096] * 5, "decoder_channels": [4096] * 5,
         "image_encoder_channels": [4096] * 8,
     }  # fmt: skip
     config["text"] = {**config["text"], "vocab_size": 262_144, "dim": 4096, "depth": 64}
+    name = "references.keys"  # what is left of the store must fit the config, or it is refused before
+    kinds = altered(tiny, name, "I8", (0, 4096))
+    kinds["references.latents"] = ("I8", (0, 2, 16, 16))
+    kinds["references.attributes"], kinds["references.sources"] = ("I16", (0, 1)), ("I32", (0,))
     path = forge(
-        tmp_path / "x.safetensors", metadata={"t2i.config": json.dumps(config)}, source=tiny
-    )
+        tmp_path / "x.safetensors", kinds, {"t2i.config": json.dumps(config)},
+        bytes(weights_size(kinds)), tiny,
+    )  # fmt: skip
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert "too few" in refused(path)
     assert time.process_time() - begun < 2
@@ -508,7 +516,8 @@ def test_no_config_crashes_the_reader(
         except WeightsError as error:
             assert str(path) in str(error)
         else:
-            assert field == "size"  # a name alone, which builds the same networks
+            # a name alone, which builds the same networks; or whether pictures have an alpha channel
+            assert field in ("size", "opaque")
 
 
 def test_a_plain_safetensors_file_is_told_apart(tmp_path: Path):

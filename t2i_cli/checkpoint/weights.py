@@ -486,7 +486,11 @@ def _check_reference_tensors(
 ) -> None:
     """Raise WeightsError unless the references' tensors are those of the config, with as many rows each."""
     count: int | None = None
-    for name, like in empty_references(config).arrays().items():
+    expected = empty_references(config).arrays()
+    for name in tensors:
+        if name.startswith(REFERENCES) and name.removeprefix(REFERENCES) not in expected:
+            raise WeightsError(f"{path}: {name[:200]!r} is no tensor of references")
+    for name, like in expected.items():
         found = tensors.get(REFERENCES + name)
         dtype = {"int8": "I8", "int16": "I16", "int32": "I32"}[str(like.dtype)]
         if found is None or found.dtype != dtype or found.shape[1:] != like.shape[1:]:
