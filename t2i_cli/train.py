@@ -50,6 +50,7 @@ __all__ = ["TrainSettings", "choose_device", "plan", "train"]
 
 # changes that a resumed run tells and bears; all processes hold all that is saved, so any number of them can go on
 ANNOUNCED = ("prompts", "precision used", "torch", "processes")
+ITS_OWN = ("tokenizer", "init")  # that a resumed run need not be given again
 
 
 def choose_device(name: str) -> torch.device:
@@ -257,6 +258,9 @@ def _clear(run: Run) -> None:
 def _train(run: Run) -> Iterator[Event]:
     settings = run.settings
     find_teacher(run)
+    run.given = _given(run)
+    state = last_state(run) if settings.resume else None
+    run.warm = run.warm or (state is not None and state.meta["facts"].get("init") is not None)
     yield Message(f"reading {settings.data}")
     with distributed.in_turn():
         read_data(run)
@@ -268,10 +272,10 @@ def _train(run: Run) -> Iterator[Event]:
     for problem in run.pictures.report.problems:
         if problem.kind == "own":
             yield Message(problem.text)
-    run.given = _given(run)
-    state = last_state(run) if settings.resume else None
     if state is not None and run.first:
         yield from _check_unchanged(run, state.meta)
+        for name in ITS_OWN:
+            run.given[name] = run.given[name] or state.meta["facts"].get(name)
     yield from tokenizer_stage(run, resumed=state is not None)
     with distributed.in_turn():
         yield from find_words(run, resumed=state is not None)
@@ -326,7 +330,8 @@ def _resume(run: Run, state: checkpoint.RunState) -> Iterator[Event]:
         for row in _log_rows(run):
             run.advice += run.diagnostics.feed(row)
     yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
-    yield from run.stage.prepare()
+    with distributed.in_turn():
+        yield from run.stage.prepare()
 
 
 def _told(run: Run) -> str:
@@ -398,7 +403,7 @@ def _check_unchanged(run: Run, meta: dict[str, Any]) -> Iterator[Event]:
     }
     threads = changed.pop("threads", None)
     told_only = [(key, changed.pop(key)) for key in ANNOUNCED if key in changed]
-    for name in ("tokenizer", "init"):  # the run's own are used
+    for name in ITS_OWN:
         if run.given[name] is None:
             changed.pop(name, None)
     if changed:

@@ -45,14 +45,16 @@ def go_through_stages(run: Run) -> Iterator[Event]:
         )
         if name != run.at.stage:
             begin(run, name)
-            yield from run.stage.prepare()
+            with distributed.in_turn():
+                yield from run.stage.prepare()
             for tensors in run.stage.state_dict().values():
                 distributed.take_over(tensors)  # machines that differ may have drifted apart
             yield from save(run)
             if run.material.warm and run.material.references is not None:
                 yield Message(f"{run.out} draws from your pictures already; training makes it better")
         yield from _steps(run)
-        run.stage.finish()
+        if name != run.stages[-1]:  # what a run ends with is the same, whether or not it was stopped there
+            run.stage.finish()
 
 
 def begin(run: Run, name: str) -> None:
@@ -296,7 +298,7 @@ def save_model(run: Run, path: Path) -> None:
             "t2i.step": str(run.at.step),
             "t2i.images": str(run.at.images),
             "t2i.seconds": str(round(run.at.seconds)),
-            "t2i.reconstruction_l1": run.reconstruction,
+            "t2i.reconstruction_l1": run.at.reconstruction,
             "t2i.data": run.pictures.digest,
             "t2i.splits": json.dumps(_splits(run)),
             "t2i.train_config": json.dumps(_public(run.config)),
@@ -306,9 +308,7 @@ def save_model(run: Run, path: Path) -> None:
 
 def _splits(run: Run) -> list[dict[str, Any]]:
     """The records of all splits that these weights come of: the run's own, and those of what it started from."""
-    found = [splits.split_record(run.pictures, run.config.val, run.config.seed)]
-    if run.settings.init is not None:
-        found += splits.read_records(checkpoint.read_info(run.settings.init).metadata)
+    found = [splits.split_record(run.pictures, run.config.val, run.config.seed), *run.inherited]
     known = [record for k, record in enumerate(found) if record not in found[:k]]
     return known if len(known) <= splits.MOST else [known[0], splits.UNKNOWN]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from torch import nn
 
 from t2i_cli import checkpoint, data
 from t2i_cli.config import Attribute, ModelConfig, model_config
+from t2i_cli.data import splits
 from t2i_cli.errors import Stopped, UsageError
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, build
@@ -80,8 +82,8 @@ def read_data(run: Run) -> None:
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
     fp32 = trunk_dtype(config.precision, run.device) == torch.float32
-    can = Remedies.of(config, init=settings.init is not None, fp32=fp32)
-    run.diagnostics = Doctor(len(run.learned_from), warm=settings.init is not None, can=can)
+    can = Remedies.of(config, init=run.warm, fp32=fp32)
+    run.diagnostics = Doctor(len(run.learned_from), warm=run.warm, can=can)
 
 
 def tokenizer_stage(run: Run, *, resumed: bool) -> Iterator[Event]:
@@ -172,11 +174,13 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     torch.manual_seed(config.seed)
     if resumed and (run.out / "model.safetensors").is_file():
         # its weights come with the state; what they started from may be another model by now
-        model = checkpoint.read_info(run.out / "model.safetensors").config
-        networks = build(model)
+        info = checkpoint.read_info(run.out / "model.safetensors")
+        model, networks = info.config, build(info.config)
         attributes = model.attributes
+        run.inherited = splits.read_records(info.metadata)
     elif settings.init is not None:
         loaded = checkpoint.load_model(settings.init)
+        run.inherited = splits.read_records(loaded.info.metadata)
         if loaded.config.resolution != config.resolution:
             raise UsageError(
                 f"--init {settings.init}: trained at {loaded.config.resolution} px, this run asks for "
@@ -220,10 +224,11 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
         run.device,
         cache_folder(settings.cache),
         progress=_progress(run),
-        warm=settings.init is not None,
+        warm=run.warm,
     )
     if settings.init is not None and not resumed:
-        run.reconstruction = loaded.info.metadata.get("t2i.reconstruction_l1", "")
+        told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
+        run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         yield from _tune_where_blurred(run)
     if settings.prompts:
         run.prompts = settings.prompts[:64]
@@ -244,9 +249,9 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
 def _tune_where_blurred(run: Run) -> Iterator[Event]:
     """Give the decoder a share of the budget where these pictures come back from it worse than those it learned from."""
     config, networks = run.config, run.material.networks
-    if config.autoencoder or config.objective != "flow" or not run.reconstruction:
+    if config.autoencoder or config.objective != "flow" or not run.at.reconstruction:
         return
-    usual = float(run.reconstruction)
+    usual = float(run.at.reconstruction)
     some = run.learned_from[
         np.linspace(0, len(run.learned_from) - 1, min(64, len(run.learned_from))).astype(int)
     ]

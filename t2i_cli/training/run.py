@@ -73,6 +73,7 @@ class Position:
     # figures of the last preview: those that no report has told yet, and all
     fresh: dict[str, float] = field(default_factory=dict[str, float])
     figures: dict[str, float] = field(default_factory=dict[str, float])
+    reconstruction: str = ""  # mean error of the autoencoder on held-out pictures, where it is known
     previewed: int = -1  # step of the last preview
     reported: int = -1  # step of the last report
 
@@ -104,7 +105,8 @@ class Run:
         self.known: Tensor | None = (
             None  # features of training pictures, that drawn ones are compared with
         )
-        self.reconstruction = ""  # mean error of the autoencoder on held-out pictures, where it is known
+        self.warm = settings.init is not None  # whether it started from trained weights
+        self.inherited: list[dict[str, Any]] = []  # records of the splits that those came of
         self.advice: list[Advice] = []
         self.begun = False  # whether steps are made, so that how the run ends is worth telling
         self.writer: Any = None
