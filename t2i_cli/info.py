@@ -422,10 +422,15 @@ def _picture(path: Path) -> InfoReport:
         facts["note"] = str(error).removeprefix(f"{path}: ")
         return InfoReport("picture", path, facts, details)
     given = {
-        name: value for name, value in dataclasses.asdict(recipe).items() if value not in (None, "")
+        name: value
+        for name, value in dataclasses.asdict(recipe).items()
+        if value is not False and value not in (None, "", ())
     }
     given.pop("format", None)
-    facts |= {name.replace("_", " "): str(value) for name, value in given.items()}
+    facts |= {
+        name.replace("_", " "): value if isinstance(value, tuple) else str(value)
+        for name, value in given.items()
+    }
     details["recipe"] = given
     return InfoReport("picture", path, facts, details)
 

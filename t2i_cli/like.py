@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,9 +38,9 @@ def use(model: Model, path: str, references: int | None = None) -> None:
     """
     if references == 0:
         raise UsageError("--like and --references 0 exclude each other", "leave one of them out")
-    contents = [picture_bytes(name) for name in _names(path)]
-    store, features = store_of(model.runtime, contents)
-    model.like_hashes = tuple(hashlib.sha256(content).hexdigest() for content in contents)
+    files = {name: picture_bytes(name) for name in _names(path)}
+    store, features = store_of(model.runtime, files)
+    model.like_hashes = tuple(hashlib.sha256(content).hexdigest() for content in files.values())
 
     def nearest(text: Text, count: int) -> ReferenceStore:
         """The pictures that fit a text best: as many as a seed chooses among."""
@@ -68,12 +68,12 @@ def _names(path: str) -> list[str]:
     return names
 
 
-def store_of(runtime: Runtime, contents: Sequence[bytes]) -> tuple[ReferenceStore, np.ndarray]:
+def store_of(runtime: Runtime, files: Mapping[str, bytes]) -> tuple[ReferenceStore, np.ndarray]:
     """A store of pictures, and their features, float32 (n, d), unit norm.
 
     Args:
         runtime: encodes them.
-        contents: files.
+        files: name, as an error calls it -> content.
 
     Raises:
         InputError: one of them is no picture.
@@ -83,12 +83,12 @@ def store_of(runtime: Runtime, contents: Sequence[bytes]) -> tuple[ReferenceStor
     config = runtime.config
     latents: list[np.ndarray] = []
     features: list[np.ndarray] = []
-    for number, content in enumerate(contents):
-        pixels = images.decode(content, name=f"picture {number + 1} of --like")
+    for name, content in files.items():
+        pixels = images.decode(content, name=name)
         image = as_images(images.fit(pixels, config.resolution)[None])
         latents.append(runtime.latents(image))
         features.append(runtime.image_features(image))
-    count = len(contents)
+    count = len(files)
     kinds = np.array([[len(one.values) for one in config.attributes]] * count, np.int16)
     store = ReferenceStore(
         quantised_latents(np.concatenate(latents)),

@@ -374,6 +374,30 @@ def finished(
     return pixels.repeat(scale, 0).repeat(scale, 1) if scale > 1 else pixels
 
 
+def pairs_of(text: str) -> dict[str, str]:
+    """NAME=VALUE,NAME=VALUE -> values by name; a piece without = belongs to the value before it.
+
+    >>> pairs_of("season=winter, style=ink, on paper")
+    {'season': 'winter', 'style': 'ink, on paper'}
+
+    Raises:
+        UsageError: no pairs.
+    """
+    found: dict[str, str] = {}
+    last = ""
+    for piece in filter(str.strip, text.split(",")):
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        if last and not equals:
+            found[last] = f"{found[last]},{piece.rstrip()}"
+        elif not equals or not name or not value:
+            raise UsageError(
+                f"--attributes {piece.strip()}: expected NAME=VALUE", "such as season=winter"
+            )
+        else:
+            last, found[name] = name, value
+    return found
+
+
 def colour(name: str) -> tuple[int, int, int] | None:
     """A colour's name or ``#rgb`` or ``#rrggbb`` -> red, green, blue in 0..255; None for ``none`` and nothing.
 
@@ -482,14 +506,7 @@ class Options:
         Raises:
             UsageError: not name=value.
         """
-        found: dict[str, str] = {}
-        for pair in filter(None, map(str.strip, (self.attributes or "").split(","))):
-            name, equals, value = pair.partition("=")
-            if not equals or not name.strip() or not value.strip():
-                raise UsageError(
-                    f"--attributes {pair}: expected NAME=VALUE", "such as season=winter"
-                )
-            found[name.strip()] = value.strip()
+        found = pairs_of(self.attributes or "")
         if chosen := self.style if style is None else style:
             found["style"] = chosen.strip()
         return tuple(sorted(found.items()))
@@ -578,7 +595,7 @@ class Made:
             row["picked"] = recipe.picked
         if recipe.read:
             row["references"] = list(recipe.read)
-        asked = dict(pair.partition("=")[::2] for pair in recipe.attributes.split(",") if pair)
+        asked = pairs_of(recipe.attributes)
         if style := asked.pop("style", ""):
             row["style"] = style
         if asked:
@@ -805,6 +822,19 @@ def _at_most_one(
 def _written(
     model: Model, jobs: Sequence[_Job], options: Options
 ) -> Iterator[Made | Skipped | Failed]:
+    known: list[_Job] = []
+    for job in jobs:
+        try:
+            model.places(job.wish.attributes)
+            known.append(job)
+        except UsageError as error:
+            if job.request.style is None:  # asked for with every prompt
+                raise
+            refusal = PromptError(str(error), error.hint)
+            yield Failed(refusal, job.request.line, job.request.prompt)
+    if not known:
+        return
+    jobs = known
     start = time.perf_counter()
     pictures = model.pictures([job.wish for job in jobs])
     spent = (time.perf_counter() - start) / len(jobs)

@@ -138,10 +138,8 @@ def tiny_store(count: int = 5) -> ReferenceStore:
 
 def save_tiny(path: Path, seed: int = 0, **more: object) -> str:
     """Write the smallest model, with five references; returns its hash."""
-    more = {"references": tiny_store(), **more}
-    return checkpoint.save_model(
-        path, tiny_states(seed), tiny_config(), TOKENIZER, title=f"tiny {seed}", **more
-    )
+    more = {"references": tiny_store(), "title": f"tiny {seed}", **more}
+    return checkpoint.save_model(path, tiny_states(seed), tiny_config(), TOKENIZER, **more)
 
 
 def tensors_at(step: int) -> dict[str, dict[str, torch.Tensor]]:

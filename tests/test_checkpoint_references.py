@@ -32,7 +32,9 @@ def size_of(kind: tuple[str, tuple[int, ...]]) -> int:
     return DTYPES[kind[0]] * count
 
 
-def forged(path: Path, source: Path, changes: dict[str, tuple[str, tuple[int, ...]] | None]) -> Path:
+def forged(
+    path: Path, source: Path, changes: dict[str, tuple[str, tuple[int, ...]] | None]
+) -> Path:
     """The file with other tensors of these names, zeros, or without them (None); its digests hold."""
     from t2i_cli.checkpoint.safetensors_file import layout
 
@@ -81,7 +83,9 @@ def test_a_model_with_other_references_is_another_model(tiny: Path, tmp_path: Pa
 
 
 def test_a_forged_file_that_is_sound_loads(tiny: Path, tmp_path: Path):
-    load_model(forged(tmp_path / "x.safetensors", tiny, {"references.latents": ("I8", (5, 2, 4, 4))}))
+    load_model(
+        forged(tmp_path / "x.safetensors", tiny, {"references.latents": ("I8", (5, 2, 4, 4))})
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,9 @@ def test_tensors_that_are_not_the_configs_are_refused(
     assert why in refused(path, read_info)
 
 
-def test_more_pictures_than_there_can_be_are_refused_before_they_are_read(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # fmt: skip
+def test_too_many_pictures_are_refused_before_they_are_read(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("t2i_cli.checkpoint.weights.MAX_REFERENCES", 4)
     assert "at most 4" in refused(tiny, read_info)
 

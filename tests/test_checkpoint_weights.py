@@ -365,7 +365,9 @@ def test_a_config_that_asks_for_a_hundred_gigabytes_costs_none(tmp_path: Path, t
         "image_encoder_channels": [4096] * 8,
     }  # fmt: skip
     config["text"] = {**config["text"], "vocab_size": 262_144, "dim": 4096, "depth": 64}
-    name = "references.keys"  # what is left of the store must fit the config, or it is refused before
+    name = (
+        "references.keys"  # what is left of the store must fit the config, or it is refused before
+    )
     kinds = altered(tiny, name, "I8", (0, 4096))
     kinds["references.latents"] = ("I8", (0, 2, 16, 16))
     kinds["references.attributes"], kinds["references.sources"] = ("I16", (0, 1)), ("I32", (0,))

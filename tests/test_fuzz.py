@@ -29,5 +29,5 @@ def test_any_bytes_are_read_or_refused(target: str) -> None:
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "tokenizer"])
 def test_changed_inputs_are_read_or_refused(target: str) -> None:
     chance = random.Random(11)
-    for _ in range(20 if target == "weights" else 60):
+    for _ in range(20 if target in ("weights", "references") else 60):
         TARGETS[target](mutated(chance.choice(seeds(target)), chance))

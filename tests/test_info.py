@@ -1,5 +1,6 @@
 """`t2i info`: what files say about themselves, without torch and without trusting them."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -64,9 +65,30 @@ def test_a_weights_file(weights: Path):
     assert told["trained"] == "12 steps, 768 pictures seen, up to the flow stage"
     assert told["sha256"] == checkpoint.read_info(weights).hash
     data = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert data["parameters"] == sum(value.numel() for value in faults.tiny_networks().parameters())
+    count = sum(value.numel() for value in faults.tiny_networks().state_dict().values())
+    assert data["parameters"] == count
+    assert told["networks"].count(",") >= 4  # five of them
+    assert told["style"] == "bold, light"
+    assert told["references"].startswith("5 compressed training pictures, which it draws from")
+    assert "--no-references" in told["references"]
+    assert (data["reference_count"], data["channels"]) == (5, 4)
     assert data["config"] == json.loads(json.dumps(faults.tiny_config().to_dict()))
     assert data["metadata"]["format"] == "pt"
+
+
+def test_weights_without_references_and_of_opaque_pictures(tmp_path: Path):
+    config = dataclasses.replace(
+        faults.tiny_config(),
+        opaque=True,
+        attributes=(dataclasses.replace(faults.tiny_config().attributes[0], default="light"),),
+    )
+    path = tmp_path / "x.safetensors"
+    checkpoint.save_model(path, faults.tiny_states(), config, faults.TOKENIZER)
+    told = dict(info(path).lines())
+    assert told["references"] == "none: the file holds no training pictures"
+    assert told["pictures"] == "32 x 32 px, RGB"
+    assert told["style"] == "bold, light (default)"
+    assert (info(path).to_dict()["reference_count"], info(path).to_dict()["channels"]) == (0, 3)
 
 
 def test_a_damaged_weights_file_is_refused(weights: Path, tmp_path: Path):
@@ -200,8 +222,9 @@ def test_a_long_log_is_thinned(tmp_path: Path):
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])
 def test_a_picture_of_ours(tmp_path: Path, format: str):
     recipe = metadata.Recipe(
-        "a red cat", 123456789, guidance=1.5, model="tiny", model_hash="ab" * 32, version="0.1.0"
-    )
+        "a red cat", 123456789, guidance=1.5, steps=8, attributes="style=bold", references=3,
+        read=(3, 17), model="tiny", model_hash="ab" * 32, version="0.1.0",
+    )  # fmt: skip
     text = metadata.to_text(recipe, 8, 8)
     pixels = np.full((8, 8, 4), 200, np.uint8)
     (tmp_path / "out").write_bytes(
@@ -217,9 +240,13 @@ def test_a_picture_of_ours(tmp_path: Path, format: str):
         "tiny",
     )
     assert (told["format"], told["width"], told["height"]) == (format, "8", "8")
+    assert (told["attributes"], told["read"]) == ("style=bold", "3, 17")
+    assert not {"like", "sheet", "literal"} & set(told)  # of which there is nothing to say
     data = json.loads(json.dumps(report.to_dict()))
     assert data["generated"] is True
     assert data["recipe"]["model_hash"] == "ab" * 32
+    assert (data["recipe"]["steps"], data["recipe"]["read"]) == (8, [3, 17])
+    assert data["recipe"]["attributes"] == "style=bold"
 
 
 def test_a_picture_of_somebody_else(tmp_path: Path):

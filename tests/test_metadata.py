@@ -12,6 +12,11 @@ FULL = Recipe(
     seed=2**62,
     negative="blue",
     guidance=1.5,
+    steps=8,
+    attributes="season=winter,style=bold",
+    references=3,
+    read=(7, 12, 2**31 - 1),
+    like=("cd" * 32, "ef" * 32),
     truncation=0.7,
     best_of=4,
     picked=2**62 + 3,
@@ -64,8 +69,9 @@ def test_parameters_grammar():
     assert lines[0] == FULL.prompt
     assert lines[1] == "Negative prompt: blue"
     assert lines[2].startswith(
-        "Steps: 1, Sampler: t2i one-step, CFG scale: 1.5, Seed: 4611686018427387907, Size: 128x128, "
+        "Steps: 8, Sampler: t2i flow, CFG scale: 1.5, Seed: 4611686018427387907, Size: 128x128, "
     )
+    assert 'Attributes: "season=winter,style=bold", References: 7 12 2147483647, ' in lines[2]
     assert 'Model: "icons, by me"' in lines[2]
 
 
@@ -88,6 +94,13 @@ def test_no_metadata_still_says_generated():
      '{"prompt": "a", "seed": 1, "sheet": 1}', '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, ""]]}',
      '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000000, "", 1]]}',
      '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000, "", 1], ["a", 1, 1000, "", 1]]}',
+     '{"prompt": "a", "seed": 1, "steps": 0}', '{"prompt": "a", "seed": 1, "steps": 1e9}',
+     '{"prompt": "a", "seed": 1, "references": -1}', '{"prompt": "a", "seed": 1, "references": 1000000}',
+     '{"prompt": "a", "seed": 1, "read": 1}', '{"prompt": "a", "seed": 1, "read": ["1"]}',
+     '{"prompt": "a", "seed": 1, "read": [true]}', '{"prompt": "a", "seed": 1, "read": [1.5]}',
+     '{"prompt": "a", "seed": 1, "like": "ab"}', '{"prompt": "a", "seed": 1, "like": [1]}',
+     '{"prompt": "a", "seed": 1, "like": ["\\ud800"]}', '{"prompt": "a", "seed": 1, "attributes": ["a"]}',
+     json.dumps({"prompt": "a", "seed": 1, "read": [1] * 1001}),
      '{"prompt": "a", "seed": 1, "format": "exe"}', '{"prompt": "a", "seed": 1, "literal": 1}',
      '{"prompt": "\\ud800", "seed": 1}', "[" * 100_000],
 )  # fmt: skip

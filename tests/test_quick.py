@@ -52,6 +52,11 @@ def test_both_readers_know_the_same_options_and_defaults():
         (["a", "--guidance=1.5", "-o", "-"], SampleSettings(prompt=("a",), guidance=1.5, out="-")),
         (["a", "-q", "--verbose"], SampleSettings(prompt=("a",), quiet=True, verbose=True)),
         (["--seed", "-1", "a"], SampleSettings(prompt=("a",), seed="-1")),
+        (
+            ["a", "--style", "bold", "--steps=4", "--references", "0", "--attributes", "x=y"],
+            SampleSettings(prompt=("a",), style="bold", steps="4", references=0, attributes="x=y"),
+        ),
+        (["a", "--like", "pictures/"], SampleSettings(prompt=("a",), like="pictures/")),
     ],
 )
 def test_plain_lines(line, settings):
@@ -72,6 +77,8 @@ def test_plain_lines(line, settings):
         ["a", "--json=1"],
         ["a", "-o=x"],
         ["a", "--guidance", "much"],
+        ["a", "--references", "many"],
+        ["a", "--like"],
     ],
 )
 def test_other_lines_are_left_to_typer(line):

@@ -80,7 +80,9 @@ def agree(path, prompts=PROMPTS, **asked):
     "asked", [{}, {"guidance": 1.0}, {"references": 0}, {"references": 1, "steps": 1}]
 )
 def test_onnx_runtime_draws_what_torch_draws(weights, asked):
-    assert {len(one.references) for one in agree(weights, **asked)} == {asked.get("references", COUNT)}
+    assert {len(one.references) for one in agree(weights, **asked)} == {
+        asked.get("references", COUNT)
+    }
 
 
 def test_a_model_without_attributes_and_references_too(tmp_path):
@@ -115,7 +117,9 @@ def test_a_picture_is_the_flow_of_the_networks_decoded(weights):
         asked = generator.condition(networks.text_encoder(tokens, mask), tokens, kinds)
         none = generator.null_condition(kinds)
         latents = torch.from_numpy(store.read(picked))[None]
-        read = generator.read(latents, torch.from_numpy(store.attributes[picked].astype(np.int64))[None])
+        read = generator.read(
+            latents, torch.from_numpy(store.attributes[picked].astype(np.int64))[None]
+        )
         nothing = generator.no_references(1)
 
         def velocity(z, level):

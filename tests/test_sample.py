@@ -21,9 +21,8 @@ from t2i_cli.errors import (
 )
 from t2i_cli.noise import MAX_SEED
 from t2i_cli.prompts import LineReader, Request
-from t2i_cli.relatives import morph, preview, vary
+from t2i_cli.relatives import morph
 from t2i_cli.sample import (
-    NEGATIVE_GUIDANCE,
     Failed,
     Made,
     Options,
@@ -37,6 +36,7 @@ from t2i_cli.sample import (
     recipe_of,
     same_model,
 )
+from t2i_cli.solver import DEFAULT_GUIDANCE, DEFAULT_STEPS
 from tests.toy_weights import save_toy
 
 
@@ -76,17 +76,88 @@ def test_many_are_what_one_by_one_gives(model):
 
 def test_guidance_and_negative(model):
     plain = array(model.sample("a red ball", 1))
+    assert np.array_equal(plain, array(model.sample("a red ball", 1, guidance=DEFAULT_GUIDANCE)))
+    alone, away = (
+        array(model.sample("a red ball", 1, guidance=1.0, negative=negative))
+        for negative in (None, "blue")
+    )
+    assert np.array_equal(alone, away)  # without guidance there is nothing to go away from
+    assert not np.array_equal(plain, alone)
+    assert not np.array_equal(plain, array(model.sample("a red ball", 1, negative="blue")))
+
+
+def test_steps(model):
+    wanted = array(model.sample("a red ball", 1))
+    assert np.array_equal(wanted, array(model.sample("a red ball", 1, steps=DEFAULT_STEPS)))
+    for steps in (1, DEFAULT_STEPS + 1):
+        assert not np.array_equal(wanted, array(model.sample("a red ball", 1, steps=steps)))
+
+
+def test_styles(model):
+    plain, bold, light = (
+        array(model.sample("a red ball", 1, style=style)) for style in (None, "bold", "light")
+    )
+    assert not np.array_equal(bold, light)
+    assert np.array_equal(plain, array(model.sample("a red ball", 1, style="none")))  # no default
+    assert np.array_equal(bold, array(model.sample("a red ball", 1, attributes="style=bold")))
+    with pytest.raises(UsageError, match="style bald: toy knows no such style") as told:
+        model.sample("a red ball", style="bald")
+    assert "nearest: bold" in told.value.hint
+    with pytest.raises(UsageError, match="toy was trained without season") as told:
+        model.sample("a red ball", attributes="season=winter")
+    assert "it knows: style" in told.value.hint
+    with pytest.raises(UsageError, match="expected NAME=VALUE"):
+        model.sample("a red ball", attributes="winter")
+
+
+def test_a_value_with_a_comma_is_asked_for_and_made_again(tmp_path, model):
+    from dataclasses import replace
+
+    attribute = replace(model.runtime.config.attributes[0], values=("ink, on paper", "oil"))
+    other = load(save_toy(tmp_path / "x.safetensors", attributes=(attribute,)), "cpu")
+    (made,) = events(other, [Request("blue")], out=f"{tmp_path}/x.png", style="ink, on paper")
+    assert made.row()["style"] == "ink, on paper"
+    request, options = following(recipe_of(made.path), Options(out=f"{tmp_path}/again.png"))
+    (again,) = list(draw(other, [request], options))
+    assert Path(made.path).read_bytes() == Path(again.path).read_bytes()
+
+
+def test_a_model_without_styles_says_so(tmp_path):
+    bare = load(save_toy(tmp_path / "bare.safetensors", attributes=(), references=False), "cpu")
+    with pytest.raises(UsageError, match="toy was trained without style") as told:
+        bare.sample("a red ball", style="bold")
+    assert "--attributes" in told.value.hint
+    assert bare.pictures([Wish("a red ball", 1)])[0].recipe.read == ()
+
+
+def test_the_default_style_is_the_models(tmp_path, model):
+    from dataclasses import replace
+
+    attribute = replace(model.runtime.config.attributes[0], default="light")
+    other = load(save_toy(tmp_path / "light.safetensors", attributes=(attribute,)), "cpu")
+    for style, asked in (("light", None), ("bold", "bold"), (None, "none")):
+        wanted = array(model.sample("a red ball", 1, style=style))
+        assert np.array_equal(wanted, array(other.sample("a red ball", 1, style=asked)))
+
+
+def test_references(model):
+    asked = [Wish("a red ball", seed, references=count) for count in (0, 1, 3) for seed in (1, 2)]
+    pictures = model.pictures(asked)
+    assert [len(one.recipe.read) for one in pictures] == [0, 0, 1, 1, 3, 3]
+    assert len({one.pixels.tobytes() for one in pictures}) == 6
+    assert pictures[4].recipe.read != pictures[5].recipe.read  # seeds pick different ones
     assert np.array_equal(
-        plain, array(model.sample("a red ball", 1, guidance=1.0, negative="blue"))
-    )
-    guided = array(model.sample("a red ball", 1, guidance=3.0))
-    assert not np.array_equal(plain, guided)
-    negative = array(model.sample("a red ball", 1, negative="blue"))
-    wanted = array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE, negative="blue"))
-    assert np.array_equal(negative, wanted)
-    assert not np.array_equal(
-        negative, array(model.sample("a red ball", 1, guidance=NEGATIVE_GUIDANCE))
-    )
+        pictures[1].pixels, array(model.sample("a red ball", 2, references=0))
+    )  # it draws without them
+
+
+def test_opaque_models_write_rgb(tmp_path):
+    opaque = load(save_toy(tmp_path / "opaque.safetensors", opaque=True), "cpu")
+    assert opaque.sample("blue", 1).mode == "RGB"
+    (made,) = events(opaque, [Request("blue")], out=f"{tmp_path}/x.png")
+    assert images.decode(Path(made.path).read_bytes(), name="x").shape == (32, 32, 3)
+    frames = morph(opaque, Wish("blue", 1, steps=1), "a red ball", 2)
+    assert frames[0].shape == (32, 32, 3)
 
 
 def test_truncation_to_nothing_leaves_one_picture(model):
@@ -101,8 +172,8 @@ def test_best_of_keeps_the_nearest(model):
     text = runtime.encode("a red ball")
     scores = []
     for seed in range(10, 16):
-        noise = model._images([(Wish("a red ball", seed), seed)], {Wish("a red ball", seed): text})
-        scores.append(float(runtime.image_features(noise)[0] @ text.text_features))
+        (drawn,) = runtime.draw([model.row(Wish("a red ball", seed), seed)])
+        scores.append(float(runtime.image_features(drawn.image[None])[0] @ text.text_features))
     assert picture.recipe.picked == 10 + int(np.argmax(scores))
     assert np.array_equal(picture.pixels, array(model.sample("a red ball", picture.recipe.picked)))
 
@@ -133,6 +204,8 @@ def test_colours(name, rgb):
     "wrong",
     [{"n": 0}, {"seed": -1}, {"seed": MAX_SEED + 1}, {"guidance": -1.0}, {"guidance": float("nan")}, {"best_of": 0},
      {"scale": 0}, {"scale": 65}, {"truncation": float("inf")}, {"background": "mauvish"}, {"format": "bmp"},
+     {"steps": 0}, {"steps": 1001}, {"references": -1}, {"references": 17}, {"attributes": "winter"},
+     {"attributes": "=x"}, {"attributes": "season="},
      {"overwrite": True, "skip_existing": True}, {"shard": (0, 3)}, {"shard": (4, 3)}, {"out": "{nope}.png"},
      {"out": "a.txt"}, {"out": "a.png", "format": "webp"}],
 )  # fmt: skip
@@ -341,6 +414,9 @@ def test_a_picture_of_unknown_words_is_made_again(model, tmp_path, literal):
 def test_from_makes_the_same_bytes(model, tmp_path, format):
     asked = {
         "guidance": 2.5,
+        "steps": 5,
+        "style": "bold",
+        "references": 2,
         "negative": "a green bar",
         "best_of": 3,
         "scale": 2,
@@ -351,6 +427,8 @@ def test_from_makes_the_same_bytes(model, tmp_path, format):
         model, [Request("a 'red' ball 🎈", seed=41)], out=f"{tmp_path}/x.{format}", **asked
     )
     recipe = recipe_of(made.path)
+    assert (recipe.steps, recipe.attributes, recipe.references) == (5, "style=bold", 2)
+    assert len(recipe.read) == 2
     request, options = following(recipe, Options(out=f"{tmp_path}/again.{format}"))
     same_model(model, recipe, "x")
     (again,) = list(draw(model, [request], options))
@@ -383,39 +461,6 @@ def test_no_metadata_keeps_prompt_and_seed_out(model, tmp_path):
         assert metadata.GENERATED in images.read_text(data, name="x").xmp
 
 
-def test_morph_begins_and_ends_at_the_prompts(model):
-    frames = morph(model, Wish("a red ball", 3), "blue", 5)
-    assert len(frames) == 5
-    assert np.array_equal(frames[0], array(model.sample("a red ball", 3)))
-    assert np.array_equal(frames[-1], array(model.sample("blue", 3)))
-    for kind in ("gif", "webp"):
-        data = images.encode_animation(frames, kind)
-        assert images.decode(data, name="x").shape[:2] == (32, 32)
-
-
-def test_vary_comes_near_and_goes_away(model):
-    target = array(model.sample("a red ball", 8))
-    wishes = [Wish("a red ball", 100), Wish("a red ball", 101)]
-    near = vary(model, target, wishes, strength=0.0, steps=60)
-    far = vary(model, target, wishes, strength=1.0, steps=1)
-
-    def distance(picture):
-        return np.abs(images.flatten(picture.pixels).astype(int) - images.flatten(target)).mean()
-
-    assert np.array_equal(near[0].pixels, near[1].pixels)
-    assert distance(near[0]) < 0.7 * distance(far[0])
-    assert not np.array_equal(far[0].pixels, far[1].pixels)
-
-
-def test_preview_is_text_for_a_terminal():
-    pixels = np.zeros((4, 3, 4), np.uint8)
-    pixels[0, 0] = (255, 0, 0, 255)
-    lines = preview(pixels).split("\n")
-    assert len(lines) == 2
-    assert "38;2;255;0;0m▀" in lines[0]
-    assert lines[1].endswith("\x1b[0m")
-
-
 # --- the command
 
 
@@ -446,6 +491,8 @@ def test_the_command_prints_paths_and_json(t2i, tmp_path):
     assert {"path", "prompt", "seed", "model", "width", "height", "ms", "unknown_tokens"} <= set(
         rows[0]
     )
+    assert len(rows[0]["references"]) == 3
+    assert "style" not in rows[0]
     told = t2i("a crimson orb", "--json", "-v")
     assert json.loads(told.stdout)["read_as"] == "a red ball"
     assert "read as: a red ball" in told.stderr
@@ -457,6 +504,47 @@ def test_the_command_prints_paths_and_json(t2i, tmp_path):
     again = t2i("-", "-o", "y/{i:03}.webp", input=done.stdout)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "x/001.webp").read_bytes() == (tmp_path / "y/001.webp").read_bytes()
+
+
+def test_styles_steps_and_references_from_the_command(t2i, tmp_path, weights):
+    asked = ("--style", "bold", "--steps", "2", "--references", "2")
+    (row,) = map(json.loads, t2i("blue", *asked, "--json", "-o", "x.png").stdout.splitlines())
+    assert (row["style"], len(row["references"])) == ("bold", 2)
+    recipe = recipe_of(str(tmp_path / "x.png"))
+    assert (recipe.attributes, recipe.steps, recipe.read) == (
+        "style=bold",
+        2,
+        tuple(row["references"]),
+    )
+    text = images.read_text((tmp_path / "x.png").read_bytes(), name="x").text["parameters"]
+    assert "Steps: 2, Sampler: t2i flow" in text
+    assert f"References: {' '.join(map(str, row['references']))}" in text
+    lines = json.dumps(row) + "\n" + json.dumps({"prompt": "blue", "style": "light"}) + "\n"
+    again = t2i("-", *asked[2:], "--json", "-o", "{i}.png", input=lines)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "x.png").read_bytes()
+    assert json.loads(again.stdout.splitlines()[1])["style"] == "light"
+    none = t2i("blue", "--references", "0", "--json", "-o", "none.png")
+    assert none.returncode == 0
+    assert "references" not in json.loads(none.stdout)
+    for wrong, why in (
+        (["--style", "bald"], "nearest: bold"),
+        (["--attributes", "season=winter"], "trained without season"),
+        (["--attributes", "winter"], "expected NAME=VALUE"),
+        (["--steps", "0"], "use 1 to 1000"),
+        (["--steps", "some"], "auto or a whole number"),
+        (["--references", "17"], "use 0 to 16"),
+    ):
+        done = t2i("blue", *wrong, "-o", "wrong.png")
+        assert (done.returncode, done.stdout) == (2, ""), (wrong, done.stderr)
+        assert done.stderr.count("\n") == 1
+        assert why in done.stderr
+    assert not (tmp_path / "wrong.png").exists()
+    lines = '{"prompt": "red", "style": "bald"}\nblue\n{"prompt": "red", "style": "bold"}\n'
+    one_bad = t2i("-", "-o", "{i}-b.png", input=lines)  # it costs that line alone
+    assert one_bad.returncode == 4, one_bad.stderr
+    assert one_bad.stdout == "1-b.png\n2-b.png\n"
+    assert "line 1: style bald: toy knows no such style; nearest: bold" in one_bad.stderr
 
 
 def test_a_picture_to_a_pipe_and_usage_errors(weights, tmp_path):
@@ -481,6 +569,7 @@ def test_a_picture_to_a_pipe_and_usage_errors(weights, tmp_path):
         ["a", "--nope"],
         ["a", "-n", "x"],
         ["a", "--morph", "b", "-o", "x.png"],
+        ["a", "--like", ".", "--references", "0"],
     ):
         done = subprocess.run(
             [*command, *wrong],

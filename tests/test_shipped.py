@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 
 from t2i_cli.checkpoint import read_info, shipped_models
-from t2i_cli.graphs import bundle_for
-from t2i_cli.runtime import OnnxRuntime, TorchRuntime, open_runtime
+from t2i_cli.images import flatten
+from t2i_cli.pixels import to_pixels
+from t2i_cli.runtime import Row, open_runtime
+from t2i_cli.runtime.graphs import bundle_for
+from t2i_cli.runtime.onnx_runtime import OnnxRuntime
+from t2i_cli.runtime.torch_runtime import TorchRuntime
 from t2i_cli.sample import Model, Wish
 
 MODELS = shipped_models()
@@ -17,18 +21,15 @@ def test_a_shipped_model_draws_at_once_and_as_torch_does(name, monkeypatch):
     path = MODELS[name]
     monkeypatch.setattr("t2i_cli.export.build_graphs", None)  # its graph is shipped too
     assert bundle_for(read_info(path).config)
-    runtime, reference = open_runtime(path, "cpu"), TorchRuntime(path, "cpu")
+    runtime, reference = open_runtime(path, "cpu"), TorchRuntime.open(path, "cpu")
     assert isinstance(runtime, OnnxRuntime)
     for seed, prompt in enumerate(["a red cat", "a blue house", ""]):
-        text = runtime.encode(prompt)
-        noise = np.random.RandomState(seed).standard_normal(
-            (1, runtime.config.image_channels, *[runtime.config.resolution] * 2)
+        drawn, wanted = (
+            one.draw([Row(one.encode(prompt), seed)])[0] for one in (runtime, reference)
         )
-        noise = noise.astype(np.float32)
-        drawn = runtime.draw(noise, [text], text.style[None])
-        said = reference.encode(prompt)
-        wanted = reference.draw(noise, [said], said.style[None])
-        assert np.abs(drawn - wanted).max() < 1 / 255
+        assert drawn.references == wanted.references
+        looks = [flatten(to_pixels(one.image[None])[0]).astype(int) for one in (drawn, wanted)]
+        assert np.abs(looks[0] - looks[1]).max() <= 2
     one = Model(runtime, path).pictures([Wish("a red cat", 3)])[0].pixels
     many = (
         Model(runtime, path)
@@ -37,6 +38,21 @@ def test_a_shipped_model_draws_at_once_and_as_torch_does(name, monkeypatch):
     )
     assert np.array_equal(one, many)
     assert one.std() > 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_shipped_model_draws_in_each_of_its_styles_and_without_references(name):
+    runtime = open_runtime(MODELS[name], "cpu")
+    model, style = Model(runtime, MODELS[name]), runtime.config.attribute("style")
+    if style is not None:
+        looks = {
+            value: model.pictures([Wish("a red cat", 3, attributes=(("style", value),))])[0].pixels
+            for value in (*style.values[:2], "none")
+        }
+        assert len({pixels.tobytes() for pixels in looks.values()}) == len(looks)
+    drawn = model.pictures([Wish("a red cat", 3), Wish("a red cat", 3, references=0)])
+    assert [len(one.recipe.read) for one in drawn] == [min(3, len(runtime.store)), 0]
+    assert all(one.pixels.std() > 5 for one in drawn)
 
 
 @pytest.mark.parametrize("name", MODELS)

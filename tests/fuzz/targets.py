@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from t2i_cli import images, metadata, prompts
-from t2i_cli.checkpoint import load_model, read_info, save_model
-from t2i_cli.checkpoint.safetensors_file import HEADER_HASH
+from t2i_cli.checkpoint import load_model, read_info
+from t2i_cli.checkpoint.safetensors_file import HEADER_HASH, data_digest, header_bytes
 from t2i_cli.data import scan
 from t2i_cli.data.tar import Ending, Member, members
 from t2i_cli.errors import InputError, visible
@@ -52,6 +52,27 @@ def weights(data: bytes) -> None:
         with refused():
             read_info(path)
             load_model(path)
+
+
+def references(data: bytes) -> None:
+    """The bytes of a weights file's references, in a file whose digests hold: refused, or searched and read."""
+    whole, start = sound_weights()
+    info = read_info(place() / "sound.safetensors")
+    body = bytearray(whole[start:])
+    names = [name for name in info.tensors if name.startswith("references.")]
+    for name in sorted(names):
+        at = info.tensors[name]
+        part, data = data[: at.end - at.start], data[at.end - at.start :]
+        body[at.start : at.start + len(part)] = part
+    path = place() / "references.safetensors"
+    kinds = {name: (at.dtype, at.shape) for name, at in info.tensors.items()}
+    path.write_bytes(header_bytes(kinds, info.metadata, data_digest([bytes(body)]))[0] + body)
+    with refused():
+        store = load_model(path).references
+        query = np.ones(info.config.text.dim, np.float32)
+        rows = store.choose(query, np.array([0]), 7)
+        assert np.isfinite(store.read(rows)).all()
+        assert store.attributes[rows].max() <= 2
 
 
 def tokenizer(data: bytes) -> None:
@@ -116,6 +137,7 @@ def recipe(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "weights": weights,
+    "references": references,
     "tokenizer": tokenizer,
     "metadata": rows,
     "tar": tar,
@@ -134,9 +156,7 @@ def sound_weights() -> tuple[bytes, int]:
     import faults
 
     path = place() / "sound.safetensors"
-    networks = faults.tiny_networks(0)
-    states = {name: net.state_dict() for name, net in networks.named_children()}
-    save_model(path, states, faults.tiny_config(), faults.TOKENIZER, title="seed")
+    faults.save_tiny(path, title="seed")
     return path.read_bytes(), read_info(path).header.data_start
 
 
@@ -159,6 +179,11 @@ def seeds(target: str) -> list[bytes]:
     if target == "weights":
         whole, start = sound_weights()
         return [whole, whole[:start]]
+    if target == "references":
+        import faults
+
+        arrays = faults.tiny_store().arrays()
+        return [b"".join(arrays[name].tobytes() for name in sorted(arrays))]
     if target == "tokenizer":
         import faults
 
@@ -186,8 +211,19 @@ def seeds(target: str) -> list[bytes]:
             "\ufeffa cat\r\nein Hund\n".encode(),
         ],
         "prompts": [b'{"prompt": "a cat", "seed": 7, "n": 2, "out": "x.png", "id": 3}\na dog\n\n'],
-        "recipe": [metadata.to_text(metadata.Recipe("a cat", 3, best_of=2, picked=4), 64, 64)["t2i"].encode()],
+        "recipe": [metadata.to_text(one, 64, 64)["t2i"].encode() for one in sound_recipes()],
     }[target]  # fmt: skip
+
+
+def sound_recipes() -> list[metadata.Recipe]:
+    """A picture's recipe, one with all that came of references and attributes, and a sheet's."""
+    return [
+        metadata.Recipe("a cat", 3, best_of=2, picked=4),
+        metadata.Recipe(
+            "a cat", 3, steps=8, attributes="style=bold", references=3, read=(1, 2, 3), like=("ab" * 32,)
+        ),
+        metadata.Recipe("a cat", 3, kind="grid", sheet=(("a cat", 3, 2, "", 1.5),)),
+    ]  # fmt: skip
 
 
 @cache
