@@ -292,7 +292,6 @@ def fit(material: Material) -> float:
         ({}, "transformer"),
         ({"loss": "log", "penalty": "exact"}, "transformer"),
         ({"alignment": "squared", "discriminator_steps": 2}, "lstm"),
-        ({"mismatch_weight": 0.0, "gamma": 1.0, "augment": 0.3}, "transformer"),
     ],
 )
 def test_the_founding_forms_come_to_follow_the_caption(
