@@ -192,6 +192,30 @@ def test_weights_that_are_not_there_or_are_none(cli: Cli, tmp_path: Path) -> Non
     assert "not a tokenizer" in one_line(cli("tokenize", "a cat", "-m", bad), 3)
 
 
+@pytest.mark.parametrize("command", ["sample", "info", "tokenize", "export", "train"])
+def test_weights_of_the_first_format_are_refused_in_one_line(
+    command: str, captioned_folder: Path, cli: Cli, tmp_path: Path
+) -> None:
+    import torch
+
+    from t2i_cli.checkpoint import save_tensors
+
+    old = tmp_path / "old.safetensors"
+    said = {"t2i.format": "1", "t2i.config": "{}", "t2i.networks": "text_encoder,generator"}
+    save_tensors(old, {"generator.conv_in.weight": torch.zeros(3)}, said)
+    arguments = {
+        "sample": ["a cat", "-m", old],
+        "info": [old],
+        "tokenize": ["a cat", "-m", old],
+        "export": [old],
+        "train": [captioned_folder, "--init", old],
+    }[command]
+    line = one_line(cli(command, *arguments, cwd=tmp_path), 3)
+    assert str(old) in line
+    assert "made by t2i 0.1, whose models drew pixels: train again" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["old.safetensors"]
+
+
 # --- tokenize
 
 

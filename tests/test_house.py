@@ -41,6 +41,14 @@ FAST = (  # importing these loads no torch
     "t2i_cli.check",
     "t2i_cli.info",
     "t2i_cli.sample",
+    "t2i_cli.quick",
+    "t2i_cli.like",
+    "t2i_cli.relatives",
+    "t2i_cli.references",
+    "t2i_cli.solver",
+    "t2i_cli.runtime",
+    "t2i_cli.runtime.onnx_runtime",
+    "t2i_cli.runtime.graphs",
 )
 
 

@@ -67,9 +67,13 @@ def test_ready_never_waits():
 
 
 def test_json_lines():
-    line = '{"prompt": " a cat ", "seed": 3, "n": 2, "out": "x.png", "id": 9, "negative": "dog"}'
-    assert parse_line(line, 2) == Request("a cat", 3, 2, "x.png", "9", "dog", 2)
-    assert parse_line('{"prompt": "a", "path": "a-0.png", "ms": 3.1, "width": 64}') == Request("a")
+    line = (
+        '{"prompt": " a cat ", "seed": 3, "n": 2, "out": "x.png", "id": 9, "negative": "dog", '
+        '"style": "flat"}'
+    )
+    assert parse_line(line, 2) == Request("a cat", 3, 2, "x.png", "9", "dog", "flat", 2)
+    own = '{"prompt": "a", "path": "a-0.png", "ms": 3.1, "width": 64, "references": [3, 5]}'
+    assert parse_line(own) == Request("a")
     assert parse_line(f'{{"prompt": "a", "seed": {MAX_SEED}}}').seed == MAX_SEED
     assert parse_line(b"\xef\xbb\xbfa cat", 1).prompt == "a cat"
 
@@ -91,6 +95,8 @@ def test_json_lines():
         b'{"prompt": "a", "n": 0}',
         b'{"prompt": "a", "out": 5}',
         b'{"prompt": "a", "id": [1]}',
+        b'{"prompt": "a", "style": 3}',
+        b'{"prompt": "a", "style": "\\ud800"}',
         b'{"prompt": "\\ud800"}',
         b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
         b"x" * (MAX_LINE + 1),
