@@ -43,6 +43,7 @@ from t2i_cli.training.prepare import (
     make_tokenizer,
     read_data,
     tokenizer_stage,
+    tune_again,
 )
 from t2i_cli.training.run import Run, TrainSettings, trunk_dtype
 
@@ -260,7 +261,9 @@ def _train(run: Run) -> Iterator[Event]:
     find_teacher(run)
     run.given = _given(run)
     state = last_state(run) if settings.resume else None
-    run.warm = run.warm or (state is not None and state.meta["facts"].get("init") is not None)
+    if state is not None:
+        run.warm = run.warm or state.meta["facts"].get("init") is not None
+        tune_again(run, state.meta["facts"])
     yield Message(f"reading {settings.data}")
     with distributed.in_turn():
         read_data(run)

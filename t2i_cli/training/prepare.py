@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from t2i_cli import checkpoint, data
-from t2i_cli.config import Attribute, ModelConfig, model_config
+from t2i_cli.config import Attribute, ModelConfig, TrainConfig, model_config
 from t2i_cli.data import splits
 from t2i_cli.errors import Stopped, UsageError
 from t2i_cli.folders import cache_folder
@@ -25,7 +25,7 @@ from t2i_cli.training.batches import Batches
 from t2i_cli.training.diagnostics import Doctor, Remedies
 from t2i_cli.training.events import Event, Message, StageStarted
 from t2i_cli.training.preview import GRID
-from t2i_cli.training.run import Run, stage_shares, trunk_dtype
+from t2i_cli.training.run import Run, trunk_dtype
 from t2i_cli.training.stages import Material
 from t2i_cli.training.teacher import BUILTIN, Teacher, load_teacher, make_lessons, read_words
 from t2i_cli.training.vocabulary import counted, nearest, words_of
@@ -39,6 +39,7 @@ __all__ = [
     "make_tokenizer",
     "read_data",
     "tokenizer_stage",
+    "tune_again",
 ]
 
 TELL_EVERY = 10.0  # s between two lines on how far something has come
@@ -245,9 +246,27 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
         yield Message(f"conditions beside the text: {named}")
 
 
+def _tuned(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(
+        config, autoencoder=TUNED * config.flow, flow=(1 - TUNED) * config.flow
+    )
+
+
+def tune_again(run: Run, before: dict[str, Any]) -> None:
+    """Give the decoder its share in a resumed run that gave it one, asked for by the settings that it began with.
+
+    Args:
+        run: before its data is read.
+        before: the facts of its state.
+    """
+    tuned = _tuned(run.config)
+    if run.warm and all(before.get(name) == getattr(tuned, name) for name in ("autoencoder", "flow")):
+        run.share_out(tuned)
+
+
 @torch.no_grad()
 def _tune_where_blurred(run: Run) -> Iterator[Event]:
-    """Give the decoder a share of the budget where these pictures come back from it worse than those it learned from."""
+    """Give the decoder a share of the budget where these pictures come back worse than those it learned from."""
     config, networks = run.config, run.material.networks
     if config.autoencoder or config.objective != "flow" or not run.at.reconstruction:
         return
@@ -259,10 +278,8 @@ def _tune_where_blurred(run: Run) -> Iterator[Event]:
     error = float((networks.decoder(networks.encoder(images)) - images).abs().mean())
     if error <= BLURRED * usual:
         return
-    run.config = dataclasses.replace(config, autoencoder=TUNED * config.flow, flow=(1 - TUNED) * config.flow)
+    run.share_out(_tuned(config))
     run.material.config = run.config
-    run.shares = stage_shares(run.config)
-    run.stages = list(run.shares)
     yield Message(
         f"the shipped decoder draws these pictures less sharply (error {error:.3f}, usual {usual:.3f}): "
         f"{TUNED:.0%} of the time goes into tuning it"

@@ -57,7 +57,8 @@ def preview(run: Run) -> Iterator[Event]:
     elif at.stage == "autoencoder":
         again = run.stage.averages["decoder"](networks.encoder(real.images))
         at.fresh["reconstruction_l1"] = float((again - real.images).abs().mean())
-        at.reconstruction = f"{at.fresh['reconstruction_l1']:.4f}"
+        if math.isfinite(error := at.fresh["reconstruction_l1"]):
+            at.reconstruction = f"{error:.4f}"
         half = GRID // 2
         pairs = torch.stack([real.images[:half], again[:half]], dim=1).flatten(0, 1)
         captions = [text for text in real.captions[:half] for _ in range(2)]

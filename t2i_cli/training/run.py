@@ -85,11 +85,11 @@ class Run:
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
         config = resolved(settings, device)
-        self.config = dataclasses.replace(config, **distributed.from_first(config.to_dict()))
+        self.share_out(
+            dataclasses.replace(config, **distributed.from_first(config.to_dict()))
+        )
         self.out = settings.out
         self.at = Position()
-        self.shares = stage_shares(self.config)
-        self.stages = list(self.shares)
         self.given: dict[str, Any] = {}
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
@@ -115,6 +115,12 @@ class Run:
         self.last_report = self.last_save = self.last_preview = time.monotonic()
         self.preview_seconds = 0.0  # that the last preview took
         self.speed: list[tuple[float, int]] = []  # seconds and pictures of the last steps
+
+    def share_out(self, config: TrainConfig) -> None:
+        """Take a config, and share the budget out among its stages."""
+        self.config = config
+        self.shares = stage_shares(config)
+        self.stages = list(self.shares)
 
     def tick(self) -> None:
         """Count the time since the last tick, previews and reports among it: what is asked for is time by the clock."""
