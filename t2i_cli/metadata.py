@@ -184,10 +184,15 @@ def _checked(name: str, value: object) -> object:
 
 
 def _short_list(name: str, value: object) -> tuple[Any, ...]:
-    """Numbers of references, or hashes of files."""
+    """Numbers of references, or SHA-256 of files."""
     listed = cast("list[Any]", value) if isinstance(value, list) else [None]
-    kind = int if name == "read" else str
-    if len(listed) > 1000 or not all(type(one) is kind for one in listed):
+
+    def fits(one: object) -> bool:
+        if name == "read":
+            return type(one) is int
+        return isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) is not None
+
+    if len(listed) > 1000 or not all(map(fits, listed)):
         raise ValueError(f"{name} is not a short list")
     return tuple(listed)
 
