@@ -104,6 +104,7 @@ def main() -> None:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
             "PYTHONPATH": str(ROOT),
             "PYTHONPYCACHEPREFIX": str(folder / "pyc"),
         }

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from t2i_cli import data
-from t2i_cli.config import TrainConfig
+from t2i_cli.config import TrainConfig, learning_rates
 from t2i_cli.images import encode
 from t2i_cli.models import Discriminator
 from t2i_cli.train import TrainSettings, train
@@ -79,9 +79,10 @@ def run(
     config = TrainConfig(
         resolution=32, time=0.0, steps=steps, contrastive=contrastive, flow=flow, adversarial=adversarial,
         batch_size=16, contrastive_batch_size=64, save_every=1e6, seed=seed,
-        distill=0.0, discriminator_head_start=0.0, adversarial_lr=2e-4, discriminator_lr=1.0, anchor_weight=0.2,
+        distill=0.0, discriminator_head_start=0.0, discriminator_lr=1.0, anchor_weight=0.2,
         alignment_weight=0.2, discriminator_alignment_weight=1.0, augment=0.5,
-        lr=30.0 if name.startswith("lr-30-times") else 1.0, gamma=1e-9 if name == "no-gamma" else 0.0,
+        **learning_rates(30 * 9e-4 if name.startswith("lr-30-times") else 9e-4),
+        gamma=1e-9 if name == "no-gamma" else 0.0,
     )  # fmt: skip
     logits = Discriminator.logits
 

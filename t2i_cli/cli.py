@@ -245,7 +245,12 @@ def train(
     ] = None,
     batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Pictures a step.")] = "auto",
     lr: Annotated[
-        float | None, typer.Option(metavar="F", help="Factor on every stage's learning rate.")
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="The generator's learning rate; other networks keep their ratio to it  "
+            "[default: 0.0009]",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Where all randomness comes from.")
@@ -324,7 +329,7 @@ def train(
     t2i train data/ --time 8h --size small -o runs/night
     t2i train data/ -o runs/night --resume
     """
-    from t2i_cli.config import TrainConfig
+    from t2i_cli.config import TrainConfig, with_rates
 
     if time is not None and steps is not None:
         raise UsageError("--time and --steps exclude each other", "give one of them")
@@ -361,7 +366,7 @@ def train(
             given["time"] = 0.0
         elif layer.get("time"):
             given["steps"] = 0
-        given.update(layer)
+        given.update(with_rates(layer))
     settings_config = TrainConfig.from_dict(given)
 
     wish = StopRequest()
@@ -644,6 +649,8 @@ def evaluate(
         console.table(["score", *names, "what it is"], verb.rows(found))
         console.note(f"{found.count} pictures against {found.reference}; {found.features_note}")
         console.note("figures under different features or counts do not compare")
+    for text in found.warnings:
+        console.warn(text)
     verb.hold(found, conditions)
 
 

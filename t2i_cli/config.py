@@ -259,10 +259,11 @@ class TrainConfig:
     batch_size: int = 0  # pictures a step in flow and adversarial stages; 0: 64, on CUDA 256
     contrastive_batch_size: int = 0  # pairs a step in the contrastive stage; 0: twice batch_size
     seed: int = 0
-    lr: float = 1.0  # factor on every stage's own learning rate
     contrastive_lr: float = 1e-3  # AdamW
     teacher_weight: float = 1.0  # of what a language model teaches in the contrastive stage
-    flow_lr: float = 9e-4  # of flow and distill; AdamW's, and Muon's, in the flow times two
+    flow_lr: float = (
+        9e-4  # of G in flow and distill, what --lr sets; AdamW's, and Muon's, in the flow times two
+    )
     adversarial_lr: float = 2e-4  # Adam, falls to a quarter by a cosine; of G
     caption_dropout: float = 0.1  # share of pictures shown without their caption
     ema_images: float = (
@@ -313,7 +314,7 @@ class TrainConfig:
             "adversarial": (0, 1), "distill_steps": (1, 1000), "distill_guidance": (0, 100),
             "distill_pairs": (1, 10**7), "distill_perceptual": (0, 1e3), "pattern_weight": (0, 1e3),
             "edge_weight": (0, 1e3),
-            "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1), "lr": (1e-9, 1e3),
+            "batch_size": (0, 65_536), "contrastive_batch_size": (0, 65_536), "seed": (0, 2**63 - 1),
             "contrastive_lr": (0, 1), "flow_lr": (0, 1), "adversarial_lr": (0, 1), "caption_dropout": (0, 1),
             "ema_images": (1, 1e12), "alignment_weight": (0, 1e3), "mismatch_weight": (0, 1e3),
             "discriminator_steps": (1, 100), "discriminator_head_start": (0, 0.9), "discriminator_lr": (1e-3, 1e3),
@@ -359,7 +360,7 @@ class TrainConfig:
         """
         known = {item.name: item for item in dataclasses.fields(cls)}
         clean: dict[str, Any] = {}
-        for name, value in data.items():
+        for name, value in with_rates(data).items():
             if name not in known:
                 raise UsageError(
                     f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
@@ -377,6 +378,51 @@ class TrainConfig:
         if "steps" in clean and "time" not in clean and clean["steps"] > 0:
             clean["time"] = 0.0
         return cls(**clean)
+
+
+_RATES = ("contrastive_lr", "flow_lr", "adversarial_lr")
+LR_BOUNDS = (1e-7, 0.1)
+
+
+def learning_rates(lr: float) -> dict[str, float]:
+    """The settings of a learning rate of the generator; the other stages' keep their usual ratio to it.
+
+    >>> learning_rates(9e-4) == {"contrastive_lr": 1e-3, "flow_lr": 9e-4, "adversarial_lr": 2e-4}
+    True
+
+    Args:
+        lr: of the generator in the flow stage.
+
+    Raises:
+        UsageError: out of range.
+    """
+    usual = {item.name: cast("float", item.default) for item in dataclasses.fields(TrainConfig)}
+    low, high = LR_BOUNDS
+    if not low <= lr <= high:
+        raise UsageError(
+            f"--lr {lr:g}: out of range",
+            f"it is the generator's learning rate, {usual['flow_lr']:g} by default; use {low:g} to {high:g}",
+        )
+    return {name: usual[name] * (lr / usual["flow_lr"]) for name in _RATES}
+
+
+def with_rates(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without ``lr``: the stages' learning rates in its place, except where they are given themselves.
+
+    In the `config.toml` of an older run, which has all of them, ``lr`` is a factor on each.
+
+    Raises:
+        UsageError: ``lr`` is out of range, or no number.
+    """
+    others = {name: value for name, value in settings.items() if name != "lr"}
+    if "lr" not in settings:
+        return others
+    lr = settings["lr"]
+    if isinstance(lr, bool) or not isinstance(lr, int | float):
+        raise UsageError(f"config: lr = {lr!r}: expected float", "for example 0.0009")
+    if all(name in settings for name in _RATES):
+        return others | {name: settings[name] * lr for name in _RATES}
+    return {**learning_rates(float(lr)), **others}
 
 
 def _check(holds: bool, name: str, value: object, expected: str) -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_cli import libraries
 from t2i_cli.checkpoint.weights import load_tensors
 from t2i_cli.errors import DeviceError, UsageError, WeightsError
 from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inputs
@@ -139,8 +140,7 @@ def _own(path: Path, device: str) -> Encoder:
 
 
 def _onnx(path: Path) -> Encoder:
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     data = path.read_bytes()
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -165,8 +165,7 @@ def _onnx(path: Path) -> Encoder:
 
 def _transformers(name: str, device: str, *, local: bool) -> Encoder:
     try:
-        import transformers  # pyright: ignore[reportMissingImports]
-        from transformers.utils.hub import cached_file  # pyright: ignore[reportMissingImports]
+        transformers = libraries.transformers()
     except ImportError as error:
         raise UsageError(
             f"--features {name}: needs transformers", "pip install 't2i-cli[hf]'"
@@ -175,7 +174,7 @@ def _transformers(name: str, device: str, *, local: bool) -> Encoder:
     try:
         where: dict[str, Any] = {"local_files_only": local}
         model: Any = transformers.AutoModel.from_pretrained(name, use_safetensors=True, **where)
-        file = cached_file(name, "preprocessor_config.json", **where)
+        file = transformers.utils.cached_file(name, "preprocessor_config.json", **where)
         recipe = json.loads(Path(cast("str", file)).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"--features {name}: cannot be loaded: {error}") from error

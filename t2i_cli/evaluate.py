@@ -36,8 +36,16 @@ from t2i_cli.checkpoint import (
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.data import CaptionedImages
 from t2i_cli.data.cache import cache_folder
+from t2i_cli.data.splits import read_records, unseen
 from t2i_cli.encoders import Encoder, load_encoder
-from t2i_cli.errors import DataError, OutputError, ThresholdError, UsageError, WeightsError
+from t2i_cli.errors import (
+    DataError,
+    OutputError,
+    ThresholdError,
+    UsageError,
+    WeightsError,
+    visible,
+)
 from t2i_cli.metrics import Estimate
 from t2i_cli.models import encode, many_steps, one_step
 from t2i_cli.noise import noise_batch
@@ -63,9 +71,10 @@ __all__ = [
 ]
 
 POOL = 100  # captions among which the right one is to be found
-LEAST = 100  # held-out pictures below which all pictures are the reference
+LEAST = 10  # held-out pictures below which all pictures are the reference
 PROMPTS = 64  # prompts whose pictures are compared with each other
 EACH = 4  # pictures of each of them
+READ = frozenset(("text", "diversity", "colour"))  # metrics that need captions
 _BATCH = 32  # pictures drawn at a time; fixed, so that a picture depends on its seed alone
 Progress = Callable[[str, int, int], None]
 
@@ -184,6 +193,7 @@ class Evaluation:
     data_digest: str
     images: CaptionedImages
     train: np.ndarray  # rows of the training pictures in ``images``; `Subject.nearest` counts in it
+    warnings: tuple[str, ...] = ()  # what may have been seen in training
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,6 +202,7 @@ class Evaluation:
             "data": self.data,
             "data_digest": self.data_digest,
             "reference": self.reference,
+            "warnings": list(self.warnings),
             "count": self.count,
             "features": {
                 "name": self.features,
@@ -239,13 +250,26 @@ def evaluate(settings: EvalSettings, progress: Progress | None = None) -> Evalua
     texts = encoder if encoder.text_features else load_encoder("own", settings.device)
     models = {name: _model_path(name) for name in settings.subjects}
     channels, resolution = _shape([path for path in models.values() if path], settings.features)
-    images = _load(settings.data, settings, resolution, channels, tell, "reading data")
-    bench = _Bench(settings, encoder, texts, images, tell)
+    images = _load(settings, resolution, channels, tell, drawing=any(models.values()))
+    split = _split(images, models)
+    bench = _Bench(settings, encoder, texts, images, split, tell)
     subjects: list[Subject] = []
     for name, path in models.items():
         if path is None:
-            folder = _load(Path(name), settings, resolution, channels, tell, f"reading {name}")
+            folder = data.load_drawn(
+                name,
+                resolution,
+                captions=bench.reads,
+                image_channels=channels,
+                cache=settings.cache,
+                progress=lambda done, total, name=name: tell(f"reading {name}", done, total),
+            )
             subjects.append(bench.pictures(name, folder))
+            bench.warnings += tuple(
+                f"{visible(name, 80)}: {problem.text}"
+                for problem in folder.report.problems
+                if problem.kind == "left-out"
+            )
         else:
             subjects += bench.model(name, path)
     subjects += [bench.real(), bench.chance()]
@@ -261,6 +285,7 @@ def evaluate(settings: EvalSettings, progress: Progress | None = None) -> Evalua
         data_digest=images.digest,
         images=images,
         train=bench.train,
+        warnings=bench.warnings,
         seconds=time.monotonic() - started,
     )
 
@@ -340,6 +365,46 @@ def chosen_scores(names: str | None) -> tuple[str, ...]:
 # --- the work ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Split:
+    """What no subject was trained on, as far as that is known."""
+
+    train: np.ndarray  # int64, rows that a subject was trained on
+    held_out: np.ndarray  # int64, rows that none was
+    unknown: tuple[str, ...]  # subjects of which it is not known
+
+
+def _split(images: CaptionedImages, models: dict[str, Path | None]) -> _Split:
+    """The split that the subjects' weights record; where none does, the usual one."""
+    known: list[np.ndarray] = []
+    unknown: list[str] = []
+    for name, path in models.items():
+        rows = None
+        if path is not None:
+            rows = unseen(images, read_records(read_info(path).metadata))
+        if rows is None:
+            unknown.append(name)
+        else:
+            known.append(rows)
+    if not known:
+        return _Split(*images.split(0.02, 0), tuple(unknown))
+    rows = np.logical_and.reduce(known)
+    return _Split(np.flatnonzero(~rows), np.flatnonzero(rows), tuple(unknown))
+
+
+def _warnings(split: _Split, held_out: int, *, has_held_out: bool) -> tuple[str, ...]:
+    """What a reader of the figures has to know about what was seen in training."""
+    told: list[str] = []
+    if split.unknown:
+        names = ", ".join(visible(name, 80) for name in split.unknown)
+        told.append(
+            f"these pictures may have been seen in training: nothing says what {names} was trained on"
+        )
+    if not has_held_out:
+        told.append(f"pictures that were trained on are measured too: only {held_out} are held out")
+    return tuple(told)
+
+
 class _Bench:
     """Data, reference and encoders that all subjects share."""
 
@@ -349,11 +414,12 @@ class _Bench:
         encoder: Encoder,
         texts: Encoder,
         images: CaptionedImages,
+        split: _Split,
         tell: Progress,
     ) -> None:
         self.settings, self.encoder, self.texts = settings, encoder, texts
         self.images, self.tell = images, tell
-        train, held_out = images.split(0.02, 0)
+        train, held_out = split.train, split.held_out
         self.has_held_out = len(held_out) >= LEAST
         if not self.has_held_out:
             train = held_out = np.arange(len(images))
@@ -368,13 +434,16 @@ class _Bench:
         self.others = draw.permutation(held_out)
         self.others = np.sort(self.others[~np.isin(self.others, self.reference)][: settings.count])
         count = len(self.reference)
+        what = "held-out pictures" if not split.unknown else "pictures"
         self.reference_note = (
-            f"{count} held-out pictures of {settings.data}"
+            f"{count} {what} of {settings.data}"
             if self.has_held_out
-            else f"{count} of all pictures of {settings.data}, which holds out too few"
+            else f"{count} of all pictures of {settings.data}"
         )
+        self.warnings = _warnings(split, len(split.held_out), has_held_out=self.has_held_out)
         self.captions = [images.captions[i][0] for i in self.reference]
         self.needs = {SCORES[name].metric for name in settings.scores}
+        self.reads = bool(self.needs & READ)
         self.real_features = self._cached(self.reference, encoder, "reference")
         self.train_features = (
             self._cached(self.train, encoder, "training pictures")
@@ -443,11 +512,10 @@ class _Bench:
             order = np.random.RandomState(self.settings.seed).permutation(len(self.reference))
             other, reference = (self.real_features[half] for half in np.array_split(order, 2))
         self._distances(subject, reference, other)
-        texts = self._text_features(self.captions)
         features = self._cached(self.reference, self.texts, "reference")
         pictures = self.images.pixels[self.reference]
         meta = [self._meta(i) for i in self.reference]
-        self._alignment(subject, pictures, self.captions, meta, features, texts)
+        self._alignment(subject, pictures, self.captions, meta, features)
         if self.train_features is not None:
             held_out = self.real_features if self.has_held_out else None
             subject.scores["nearest"] = Estimate(1.0, 0.0, len(self.reference))
@@ -492,9 +560,7 @@ class _Bench:
         aligned = features if self.texts is self.encoder else self.texts.features(pictures)
         if meta is None and rows is not None:
             meta = [self._meta(i) for i in rows]
-        self._alignment(
-            subject, pictures, captions, meta or [], aligned, self._text_features(captions)
-        )
+        self._alignment(subject, pictures, captions, meta or [], aligned)
         if self.train_features is not None:
             held_out = self.real_features if self.has_held_out else None
             found = metrics.memorisation(self.train_features, held_out, features)
@@ -522,11 +588,10 @@ class _Bench:
         captions: list[str],
         meta: list[dict[str, Any]],
         features: Tensor,
-        texts: Tensor,
     ) -> None:
         subject.pictures, subject.captions, subject.meta = pictures, captions, meta
         if "text" in self.needs:
-            shared = self._shared(features)
+            shared, texts = self._shared(features), self._text_features(captions)
             subject.hits = metrics.retrieval_hits(shared, texts, captions, POOL)
             subject.similarity = torch.nn.functional.cosine_similarity(shared, texts)
             subject.scores["retrieval"] = metrics.mean_estimate(subject.hits)
@@ -697,23 +762,27 @@ def _shape(models: list[Path], features: str) -> tuple[int | None, int]:
 
 
 def _load(
-    path: Path,
     settings: EvalSettings,
     resolution: int,
     channels: int | None,
     tell: Progress,
-    what: str,
+    *,
+    drawing: bool,
 ) -> CaptionedImages:
-    ours = path == settings.data
-    return data.load(
-        path,
-        resolution,
-        image_channels=channels,
-        cache=settings.cache,
-        captions_from=settings.captions_from if ours else None,
-        caption_key=settings.caption_key if ours else None,
-        progress=lambda done, total: tell(what, done, total),
-    )
+    """The data; without captions where nothing reads them: no metric, and no model to draw from them."""
+    where: dict[str, Any] = {
+        "image_channels": channels,
+        "cache": settings.cache,
+        "captions_from": settings.captions_from,
+        "caption_key": settings.caption_key,
+        "progress": lambda done, total: tell("reading data", done, total),
+    }
+    try:
+        return data.load(settings.data, resolution, **where)
+    except DataError:
+        if drawing or {SCORES[name].metric for name in settings.scores} & READ:
+            raise
+        return data.load_drawn(settings.data, resolution, captions=False, drawn=False, **where)
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
@@ -767,6 +836,7 @@ def report(evaluation: Evaluation) -> str:
             f"{evaluation.count} pictures of each, against {evaluation.reference}. Features: "
             f"{evaluation.features_note}. Text: {evaluation.text_features}."
         ),
+        *(page.paragraph(f"Note: {text}.") for text in evaluation.warnings),
         page.paragraph("Figures under different features or counts do not compare.", dim=True),
         page.table(["", *(subject.name for subject in evaluation.subjects), ""], rows(evaluation)),
     ]

@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2i_cli import models
-from t2i_cli.checkpoint import load_model
+from t2i_cli import libraries, models
+from t2i_cli.checkpoint import load_model, write_atomic
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import OutputError, T2IError
 
@@ -158,8 +158,8 @@ def export_onnx(model: Path | str, out: Path | str, *, overwrite: bool = False) 
             temporary.chmod(0o777 & ~mask)
             if overwrite and out.is_dir():
                 for file in temporary.iterdir():
-                    file.replace(out / file.name)
-                temporary.rmdir()
+                    write_atomic(out / file.name, file.read_bytes())
+                shutil.rmtree(temporary)
             else:
                 temporary.rename(out)
         except BaseException:
@@ -191,7 +191,8 @@ def _protos(networks: models.Networks, config: ModelConfig) -> Iterator[tuple[st
         "image_encoder": (_Images(networks), (noise,), (first,), ["images"], ["image_features"]),
     }  # fmt: skip
     for name, (module, example, axes, inputs, outputs) in jobs.items():
-        with _quiet():
+        libraries.silence()
+        with _quiet(), libraries.Compiler():
             try:
                 program = torch.onnx.export(
                     module.eval(),

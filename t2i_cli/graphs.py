@@ -12,22 +12,35 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from t2i_cli.checkpoint import check_reader, load_model, read_info, write_atomic
+from t2i_cli import libraries
+from t2i_cli.checkpoint import WeightsInfo, check_reader, load_model, read_info, write_atomic
 from t2i_cli.checkpoint.safetensors_file import read_data, read_header
 from t2i_cli.config import ModelConfig
-from t2i_cli.errors import DeviceError, T2IError, WeightsError
+from t2i_cli.errors import DeviceError, OutputError, T2IError, WeightsError
 from t2i_cli.folders import cache_folder
+from t2i_cli.leftovers import held_folder
 
-__all__ = ["GRAPHS", "NoGraphError", "bundle_for", "make_ready", "ship"]
+__all__ = [
+    "GRAPHS",
+    "NoCacheError",
+    "NoGraphError",
+    "Ready",
+    "bundle_for",
+    "in_memory",
+    "is_made",
+    "make_ready",
+    "ship",
+]
 
 GRAPHS = ("text_encoder", "generator", "image_encoder")
 GRAPH_VERSION = "1"  # raise it when a network's forward pass or `export` changes: kept skeletons are then made anew
@@ -38,12 +51,26 @@ class NoGraphError(T2IError):
     """A config whose graphs cannot be made here."""
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A model that can draw: what a runtime is made of."""
+
+    about: dict[str, Any]  # config, title, stage, hash, batch
+    tokenizer: bytes
+    words: bytes
+    sessions: dict[str, Any]  # ONNX Runtime's, by the names in `GRAPHS`
+
+
+class NoCacheError(T2IError):
+    """A cache that cannot be written."""
+
+
 def make_ready(
     model: Path,
     folder: Path,
     batch_of: Callable[[Path, dict[str, Any]], int],
     announce: Callable[[str], None],
-) -> tuple[Path, dict[str, Any]]:
+) -> dict[str, Any]:
     """Verify the weights, put them into the config's graphs, optimise these for this machine, and keep all that.
 
     Args:
@@ -53,78 +80,106 @@ def make_ready(
         announce: called with a line of text when something takes long.
 
     Returns:
-        The folder (another one where the cache cannot be written) and its manifest.
+        The manifest that is in the folder.
 
     Raises:
         WeightsError: the file is missing, broken or not one of ours.
         NoGraphError: its graphs cannot be made here.
+        NoCacheError: the cache cannot be written; nothing is left there.
+        DeviceError: the disk of the cache is full.
     """
-    info = read_info(model)
-    bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
-    weights, tokenizer, words = _read_weights(model)
-    check_reader(info, tokenizer, words)
-    kept = True
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-    except OSError:
-        kept = False  # a cache that cannot be written costs time, not pictures
-        temporary = Path(tempfile.mkdtemp(prefix="t2i-"))
+        made, held = held_folder(lambda: str(folder.parent / f".making-{secrets.token_hex(8)}"))
+    except OSError as error:
+        raise NoCacheError(
+            f"the cache {folder.parent.parent} cannot be written: {error.strerror or error}",
+            "set T2I_CACHE to a folder that can be written",
+        ) from error
+    temporary = Path(made)
     try:
-        _fill(bundle, weights, temporary, model)
+        info, weights, tokenizer, words, bundle = _parts(model, announce)
+        _fill(bundle, weights, model, temporary)
         (temporary / "tokenizer.model").write_bytes(tokenizer)
         (temporary / "words.txt").write_bytes(words)
-        about = {
-            "config": info.config.to_dict(),
-            "title": info.title or model.stem,
-            "stage": info.metadata.get("t2i.stage", ""),
-            "hash": info.hash,
-            "batch": 1,
-        }
+        about = _about(info, model)
         about["batch"] = batch_of(temporary, about)
         (temporary / "about.json").write_text(json.dumps(about), encoding="utf-8")
         for file in temporary.iterdir():
             _sync(file)
-        if not kept:
-            return temporary, about
         try:
             temporary.rename(folder)
         except (
             OSError
         ):  # a damaged one is there, or another process was faster: the same comes in its place
-            aside = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+            aside = folder.with_name(f".old-{secrets.token_hex(8)}")
             folder.rename(aside)
             temporary.rename(folder)
             shutil.rmtree(aside, ignore_errors=True)
         _forget_old(folder.parent)
-        return folder, about
+        return about
     except OSError as error:
-        if kept:
-            raise DeviceError(
-                f"the cache {folder.parent} cannot be written: {error.strerror or error}",
-                "free some space, or set T2I_CACHE to a folder that can be written",
-            ) from error
-        raise
+        raise DeviceError(
+            f"the cache {folder.parent} cannot be written: {error.strerror or error}",
+            "free some space, or set T2I_CACHE to a folder that can be written",
+        ) from error
     finally:
-        if kept:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        if held >= 0:
+            os.close(held)
 
 
-def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Path) -> None:
-    import onnxruntime
+def in_memory(model: Path) -> Ready:
+    """What `make_ready` makes, kept nowhere: for a machine without a cache. Pictures are drawn one by one.
 
+    Raises:
+        WeightsError: the file is missing, broken or not one of ours.
+        NoGraphError: nobody has made the graph of its config yet, which takes long.
+    """
+    info, weights, tokenizer, words, bundle = _parts(model, None)
+    return Ready(_about(info, model), tokenizer, words, _fill(bundle, weights, model))
+
+
+def _parts(
+    model: Path, announce: Callable[[str], None] | None
+) -> tuple[WeightsInfo, dict[str, np.ndarray], bytes, bytes, bytes]:
+    """A weights file, verified, its tensors, tokenizer and words, and the skeleton of its config."""
+    info = read_info(model)
+    bundle = bundle_for(info.config, announce, before=lambda: load_model(model))
+    weights, tokenizer, words = _read_weights(model)
+    check_reader(info, tokenizer, words)
+    return info, weights, tokenizer, words, bundle
+
+
+def _about(info: WeightsInfo, model: Path) -> dict[str, Any]:
+    return {
+        "config": info.config.to_dict(),
+        "title": info.title or model.stem,
+        "stage": info.metadata.get("t2i.stage", ""),
+        "hash": info.hash,
+        "batch": 1,
+    }
+
+
+def _fill(
+    bundle: bytes, weights: dict[str, np.ndarray], model: Path, folder: Path | None = None
+) -> dict[str, Any]:
+    """Sessions of the graphs, with the weights; optimised graphs go into the folder where one is given."""
+    sessions: dict[str, Any] = {}
+    onnxruntime = libraries.onnxruntime()
     with zipfile.ZipFile(io.BytesIO(bundle)) as graphs:
         for name in GRAPHS:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             options.log_severity_level = 4
-            options.optimized_model_filepath = str(folder / f"{name}.onnx")
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_file_name", f"{name}.bin"
-            )
-            options.add_session_config_entry(
-                "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-            )
+            if folder is not None:
+                options.optimized_model_filepath = str(folder / f"{name}.onnx")
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_file_name", f"{name}.bin"
+                )
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+                )
             names = json.loads(graphs.read(f"{name}.json"))
             if lacking := [key for key in names if key not in weights]:
                 raise WeightsError(
@@ -133,11 +188,12 @@ def _fill(bundle: bytes, weights: dict[str, np.ndarray], folder: Path, model: Pa
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(weights[key]) for key in names]
             options.add_external_initializers(names, values)
             try:
-                onnxruntime.InferenceSession(
+                sessions[name] = onnxruntime.InferenceSession(
                     graphs.read(f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:
                 raise WeightsError(f"{model}: its {name} does not fit its config") from error
+    return sessions
 
 
 def _read_weights(model: Path) -> tuple[dict[str, np.ndarray], bytes, bytes]:
@@ -198,28 +254,25 @@ def bundle_for(
 ) -> bytes:
     """The skeleton graphs of a config (`export.build_graphs`): shipped, cached, or made now.
 
-    `t2i train` calls this at its end, so that the first `t2i sample` finds them.
+    `t2i train` calls this before its first step, so that the first `t2i sample` finds them, however the run ends.
 
     Args:
         config: what to make them from.
-        announce: called with a line of text when it takes long.
+        announce: called with a line of text when it takes long; None: they are not made then.
         before: called before the networks are built: the place to refuse a file whose tensors do not bear its config.
 
     Raises:
         T2IError: they cannot be made here.
     """
-    key = _config_key(config)
-    package = Path(__file__).parent
-    cached = cache_folder() / "graphs" / f"{key}.zip"
-    for path in (
-        package / "weights" / "graphs" / f"{key}.zip",
-        package.parent / "weights" / "graphs" / f"{key}.zip",
-        cached,
-    ):
+    for path in _places(config):
         with contextlib.suppress(OSError):
             return path.read_bytes()
-    if announce is not None:
-        announce("making this model's graph for fast sampling, once (about 15 s)")
+    if announce is None:
+        raise NoGraphError(
+            "there is no cache to keep this model's graph in",
+            "set T2I_CACHE to a folder that can be written",
+        )
+    announce("making this model's graph for fast sampling, once (about 15 s)")
     before()
     try:
         from t2i_cli.export import build_graphs
@@ -227,13 +280,22 @@ def bundle_for(
         bundle = build_graphs(config)
     except (ImportError, T2IError) as error:
         raise NoGraphError(str(error)) from error
-    with contextlib.suppress(OSError):
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cached.parent, prefix=".making-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(bundle)
-        Path(temporary).replace(cached)
+    with contextlib.suppress(OutputError):
+        write_atomic(_places(config)[-1], bundle)
     return bundle
+
+
+def is_made(config: ModelConfig) -> bool:
+    """Whether the skeleton graphs of a config are at hand."""
+    return any(path.is_file() for path in _places(config))
+
+
+def _places(config: ModelConfig) -> tuple[Path, ...]:
+    """Where skeletons are kept: in the package, in the repository, last in the cache."""
+    name = f"{_config_key(config)}.zip"
+    package = Path(__file__).parent
+    shipped = (package / "weights" / "graphs" / name, package.parent / "weights" / "graphs" / name)
+    return (*shipped, cache_folder() / "graphs" / name)
 
 
 def ship(model: Path | str) -> Path:

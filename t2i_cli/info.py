@@ -194,15 +194,17 @@ def _run(path: Path) -> InfoReport:
     log = _Log(path / "log.jsonl")
     holder = checkpoint.holder_of(path)
     last = log.last
+    ended = checkpoint.read_status(path)
+    whole = holder is None and _state(last, ended) == "finished"
     facts: dict[str, Any] = {
-        "status": _status(last, holder),
+        "status": _status(last, holder, ended),
         "stage": last.get("stage", ""),
         "step": last.get("step"),
-        "progress": _share(last.get("progress")),
+        "progress": _share(1.0 if whole else last.get("progress")),
         "pictures seen": last.get("images"),
         "pictures a second": last.get("images_per_second"),
         "trained for": _clock(last.get("seconds")),
-        "left": _clock(last.get("eta_s")) if _number(last.get("progress")) != 1.0 else "",
+        "left": "" if whole else _clock(last.get("eta_s")),
         "size": config.get("size", ""),
         "resolution": config.get("resolution"),
         "budget": _budget(config),
@@ -225,7 +227,13 @@ def _run(path: Path) -> InfoReport:
         for name, values in log.curves.items()
         if len(values) > 1
     }
-    details = {"config": config, "last": last, "advice": log.advice, "held_by": holder}
+    details = {
+        "config": config,
+        "last": last,
+        "advice": log.advice,
+        "held_by": holder,
+        "state": "running" if holder is not None else _state(last, ended),
+    }
     return InfoReport("run", path, facts, details, stages, curves, tuple(map(visible, verdict)))
 
 
@@ -279,14 +287,28 @@ class _Log:
                 self.advice.append(text)
 
 
-def _status(last: Mapping[str, Any], holder: str | None) -> str:
+def _state(last: Mapping[str, Any], ended: Mapping[str, str]) -> str:
+    """How a run that nobody trains stands: finished, stopped, killed, failed or not begun."""
+    if ended["status"] == "running":
+        return "killed"
+    if ended["status"]:
+        return ended["status"]
+    if not last:
+        return "not begun"
+    return "finished" if (_number(last.get("progress")) or 0.0) >= 1.0 else "stopped"
+
+
+def _status(last: Mapping[str, Any], holder: str | None, ended: Mapping[str, str]) -> str:
     if holder is not None:
         return f"being trained by {holder}"
-    if not last:
+    state = _state(last, ended)
+    if state == "finished":
+        return state
+    if state == "not begun":
         return "not begun: its log holds no row"
-    if (_number(last.get("progress")) or 0.0) >= 1.0:
-        return "finished"
-    return f"stopped at step {last.get('step', '?')}; go on with t2i train DATA -o RUN --resume"
+    at = f"{state} at step {last['step']}" if "step" in last else f"{state} before its first report"
+    why = f": {ended['why']}" if state == "failed" and ended["why"] else ""
+    return f"{at}{why}; go on with t2i train DATA -o RUN --resume"
 
 
 def _losses(row: Mapping[str, Any]) -> dict[str, float]:

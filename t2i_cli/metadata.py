@@ -17,7 +17,7 @@ from typing import Any, cast
 from t2i_cli.errors import InputError, visible
 from t2i_cli.noise import MAX_SEED
 
-__all__ = ["Recipe", "from_text", "to_text", "xmp"]
+__all__ = ["MARKS", "Recipe", "from_text", "to_text", "xmp"]
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 MAX_TEXT = 1_000_000  # characters of JSON that are read
@@ -196,13 +196,20 @@ def _rows(value: object) -> tuple[tuple[Any, ...], ...]:
     return tuple(rows)
 
 
+_SAYS = (
+    'xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{GENERATED}"'
+)
+# bytes of which every file that `sample` writes holds one, GIFs aside: its XMP, or its recipe in a PNG
+MARKS = (_SAYS.encode(), b"tEXtt2i\0{", b"iTXtt2i\0")
+
+
 def xmp(recipe: Recipe | None = None) -> str:
     """An XMP packet: IPTC's DigitalSourceType, and with a recipe the tool that made the picture."""
     tool = f' xmp:CreatorTool="t2i {recipe.version}"' if recipe and recipe.version else ""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
-        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f' Iptc4xmpExt:DigitalSourceType="{GENERATED}"{tool}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+        f'<rdf:Description rdf:about="" {_SAYS}{tool}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from t2i_cli.errors import HIDDEN, OutputError, PromptError, UsageError
+from t2i_cli.leftovers import hold, sweep_once
+from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
     "DEFAULT_NAME",
@@ -224,6 +226,8 @@ def expanded(template: Template, fields: Fields) -> str:
     """
     path = template.expand(fields)
     folder = template.fixed_folder
+    if folder is None and template.names & {*_TEXTS}:  # a stranger's text names the file alone
+        folder = os.path.dirname(path)  # noqa: PTH120
     if folder is not None and not _leads_inside(folder, path):
         raise PromptError(
             f"{path}: a link there leads out of {folder or 'this folder'}", "remove the link"
@@ -232,8 +236,10 @@ def expanded(template: Template, fields: Fields) -> str:
 
 
 def _leads_inside(folder: str, path: str) -> bool:
-    """Whether the folder of a path is ``folder`` or inside of it, links followed."""
+    """Whether the folder of a path is ``folder`` or inside of it, links followed; what a last link leads to as well."""
     base = os.path.realpath(folder or ".")
+    if os.path.islink(path):  # noqa: PTH114
+        path = os.path.realpath(path)
     real = os.path.realpath(os.path.dirname(path) or ".")  # noqa: PTH120
     return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
@@ -243,14 +249,17 @@ _unfinished: set[str] = set()  # temporary files that are being written
 
 
 def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
-    """Write a whole file under ``path``, or none: a temporary file beside it, then a link that never overwrites.
+    """Write a whole file under ``path``, or none: first without a name, then a link that never overwrites.
 
-    Folders are made. Where the file system has no links, the name is first taken by an empty file and then replaced.
+    Where the system has no nameless files, and to overwrite, it has a temporary name beside ``path``. What a kill left
+    under such a name is removed by the next one who writes there so. Folders are made. Where the file system has no
+    links, the name is first taken by an empty file and then replaced.
 
     Args:
         path: where to write.
         data: the file.
-        overwrite: replace what is there.
+        overwrite: replace what is there, by the rule of `t2i_cli.nodes`: a link is followed, a pipe or a device is
+            written into.
 
     Returns:
         False where ``path`` exists and ``overwrite`` is false: it is left as it was.
@@ -260,6 +269,20 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
     """
     global _counter
     _counter += 1
+    asked = path
+    if overwrite:
+        try:
+            path, stream = target_of(path)
+            if stream:
+                fd = open_stream(path)
+                try:
+                    _write(fd, data)
+                finally:
+                    os.close(fd)
+                return True
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OutputError(f"{asked}: cannot be written: {reason}", _advice(error)) from error
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".t2i-{os.getpid()}-{_counter}-{os.urandom(4).hex()}.tmp")  # noqa: PTH118
     _unfinished.add(temporary)
@@ -268,24 +291,26 @@ def write_new(path: str, data: bytes, *, overwrite: bool = False) -> bool:
             raise OSError(
                 errno.ENAMETOOLONG if name else errno.EISDIR, "not a name that a file can have"
             )
-        try:
-            fd = _create(temporary)
-        except FileNotFoundError:
+        if folder and not os.path.isdir(folder):  # noqa: PTH112
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+        if not overwrite and (placed := _write_nameless(folder, path, data)) is not None:
+            return placed
+        sweep_once(folder, _is_unfinished)
+        fd = _create(temporary)
+        while not hold(fd, temporary):
+            os.close(fd)
             fd = _create(temporary)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
+            _write(fd, data)
+            if overwrite:
+                os.replace(temporary, path)  # noqa: PTH105
+                return True
+            return _place(temporary, path)
         finally:
             os.close(fd)
-        if overwrite:
-            os.replace(temporary, path)  # noqa: PTH105
-            return True
-        return _place(temporary, path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{path}: cannot be written: {reason}", _advice(error)) from error
+        raise OutputError(f"{asked}: cannot be written: {reason}", _advice(error)) from error
     finally:
         _remove(temporary)
         _unfinished.discard(temporary)
@@ -296,6 +321,42 @@ def remove_unfinished() -> None:
     for temporary in sorted(_unfinished):
         _remove(temporary)
     _unfinished.clear()
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _write_nameless(folder: str, path: str, data: bytes) -> bool | None:
+    """Write a file that has no name until it is whole, so that no kill leaves any of it.
+
+    Returns:
+        Whether it has got its name, or None where the system cannot do that.
+    """
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag:
+        return None
+    try:
+        fd = os.open(folder or ".", flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return None
+    try:
+        _write(fd, data)
+        try:
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        except FileExistsError:
+            return False
+        except OSError:
+            return None
+        return True
+    finally:
+        os.close(fd)
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith(".t2i-") and name.endswith(".tmp")
 
 
 def _create(path: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,6 +112,21 @@ class LineReader:
                 return False
             self._fill()
         return True
+
+    def end(self) -> None:
+        """Read no further: `next_line` answers None from now on."""
+        self._ended, self._lines, self._tail = True, [], b""
+
+    def still_written(self) -> bool:
+        """Whether this is a pipe that somebody may still write to: its lines may never end."""
+        if self._ended or not hasattr(select, "poll"):
+            return False
+        mode = os.fstat(self.fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            return False
+        asked = select.poll()
+        asked.register(self.fd, select.POLLIN)
+        return not any(event & select.POLLHUP for _, event in asked.poll(0))
 
     def _fill(self) -> None:
         block = os.read(self.fd, 65_536)

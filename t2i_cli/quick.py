@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from t2i_cli import console
@@ -345,8 +346,10 @@ def _stream(
             skipped += 1
         else:
             failures.append(event)
-            if made + skipped + len(failures) > 1:
+            if made + skipped + len(failures) > 1 and not event.again:
                 _say_failed(event)
+        if console.reader_is_gone() and not isinstance(source, list) and source.still_written():
+            source.end()  # `yes a cat | t2i sample - | head`: nobody waits for more
     if skipped:
         console.note(
             f"{skipped} {'picture was' if skipped == 1 else 'pictures were'} there already"
@@ -440,7 +443,7 @@ def _morph(
 ) -> None:
     from t2i_cli import prompts, sample
 
-    requests = list(_requests(source))
+    requests = list(islice(_requests(source), 2))
     if len(requests) != 1:
         raise UsageError(
             "--morph goes from one prompt to another",
@@ -502,7 +505,7 @@ def _vary(
     from t2i_cli.errors import InputError
 
     path = cast("str", given.vary)
-    requests = list(_requests(source))
+    requests = list(islice(_requests(source), 2))
     if not requests:
         try:
             requests = [prompts.argument(sample.recipe_of(path).prompt)]

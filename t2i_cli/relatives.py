@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from t2i_cli import libraries
 from t2i_cli.noise import noise_for
 from t2i_cli.sample import Model, Picture, Wish, finished
 
@@ -101,7 +102,8 @@ def vary(
         steps: of gradient descent.
         progress: called with steps done and to do.
     """
-    import torch
+    with libraries.Compiler():
+        import torch
 
     from t2i_cli import images
     from t2i_cli.pixels import to_images

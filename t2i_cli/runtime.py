@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from t2i_cli import libraries
 from t2i_cli.config import ModelConfig
 from t2i_cli.errors import T2IError, UsageError, WeightsError
 from t2i_cli.folders import cache_folder
+from t2i_cli.leftovers import sweep
 from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.words import Words
 
@@ -164,7 +166,9 @@ def open_runtime(model: Path, device: str = "auto", *, announce: Any = None) -> 
 
         if not isinstance(error, NoGraphError):
             raise
-        (announce or (lambda _: None))(f"sampling with torch: {error}")
+        (announce or (lambda _: None))(
+            f"sampling with torch: {error}" + (f"; {error.hint}" if error.hint else "")
+        )
         return TorchRuntime(model, "cpu")
 
 
@@ -191,50 +195,75 @@ class OnnxRuntime(Runtime):
     """Graphs of a model on the CPU, one thread.
 
     Args:
-        folder: what `open` keeps in the cache: graphs with their weights, the tokenizer, the words and a manifest.
+        about: the manifest: config, title, stage, hash, batch.
+        tokenizer: a sentencepiece model.
+        words: as `words.Words` reads them.
+        sessions: of the graphs, by name.
+        folder: where the graph of the image encoder is, where it is not among the sessions.
     """
 
     name = "onnxruntime-cpu"
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        tokenizer = (folder / "tokenizer.model").read_bytes()
+    def __init__(
+        self,
+        about: dict[str, Any],
+        tokenizer: bytes,
+        words: bytes,
+        sessions: dict[str, Any],
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(
             ModelConfig.from_dict(about["config"]),
             Tokenizer(tokenizer),
-            Words.from_bytes((folder / "words.txt").read_bytes()),
+            Words.from_bytes(words),
             about["title"],
             about["hash"],
         )
         self.batch = int(about["batch"])
         self.stage = str(about.get("stage", ""))
-        self._folder = folder
-        self._sessions = {
-            name: _session(folder / f"{name}.onnx") for name in ("text_encoder", "generator")
-        }
+        self._folder, self._sessions = folder, sessions
+
+    @classmethod
+    def kept(cls, folder: Path, about: dict[str, Any]) -> OnnxRuntime:
+        """What the cache keeps in a folder: graphs with their weights, the tokenizer and the words."""
+        names = ("text_encoder", "generator")
+        return cls(
+            about,
+            (folder / "tokenizer.model").read_bytes(),
+            (folder / "words.txt").read_bytes(),
+            {name: _session(folder / f"{name}.onnx") for name in names},
+            folder,
+        )
 
     @classmethod
     def open(cls, model: Path, announce: Any) -> OnnxRuntime:
-        """The graphs of a weights file: from the cache, or made now and kept there.
+        """The graphs of a weights file: from the cache, or made now and kept there, or without a cache in memory.
 
         Raises:
             WeightsError: the file is missing, broken or not one of ours.
+            NoGraphError: its graphs cannot be made here, or not without a cache.
         """
         key = _key(model)
         folder = cache_folder() / "ready" / key
+        sweep(str(folder.parent), lambda name: name.startswith((".making-", ".old-")))
         try:
             about = json.loads((folder / "about.json").read_bytes())
-            return cls(folder, about)
+            return cls.kept(folder, about)
         except (OSError, ValueError, KeyError, T2IError):
             pass  # not there, or not whole: make it
         except Exception as error:  # ONNX Runtime's own errors: a file of the folder is damaged
             announce(f"making the graph again: {type(error).__name__}")
-        from t2i_cli.graphs import make_ready
+        from t2i_cli.graphs import NoCacheError, in_memory, make_ready
 
         def batch_of(making: Path, about: dict[str, Any]) -> int:
-            return MAX_BATCH if _rows_are_independent(cls(making, about)) else 1
+            return MAX_BATCH if _rows_are_independent(cls.kept(making, about)) else 1
 
-        folder, about = make_ready(model, folder, batch_of, announce)
-        return cls(folder, about)
+        try:
+            return cls.kept(folder, make_ready(model, folder, batch_of, announce))
+        except NoCacheError as error:
+            ready = in_memory(model)
+            announce(f"{error}, so each start takes longer; {error.hint}")
+            return cls(ready.about, ready.tokenizer, ready.words, ready.sessions)
 
     def _encode(
         self, tokens: np.ndarray, mask: np.ndarray
@@ -256,7 +285,7 @@ class OnnxRuntime(Runtime):
 
     def image_features(self, images: np.ndarray) -> np.ndarray:
         """Images, float32 (b, c, h, w) -> (b, d), unit norm; one by one, so that a rank never hangs on the batch."""
-        if "image_encoder" not in self._sessions:
+        if "image_encoder" not in self._sessions and self._folder is not None:
             self._sessions["image_encoder"] = _session(self._folder / "image_encoder.onnx")
         session = self._sessions["image_encoder"]
         return np.concatenate(
@@ -265,8 +294,7 @@ class OnnxRuntime(Runtime):
 
 
 def _session(path: Path) -> Any:
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -278,8 +306,7 @@ def _session(path: Path) -> Any:
 
 def _key(model: Path) -> str:
     """What the kept graphs of a weights file hang on: the file as it lies there, this runtime, this processor."""
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     try:
         stat = model.stat()
     except OSError as error:

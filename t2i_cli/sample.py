@@ -58,6 +58,10 @@ FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg"
 NEGATIVE_GUIDANCE = (
     1.5  # what a negative prompt takes where --guidance is not given: at 1 it would change nothing
 )
+MAX_STALE = (
+    1000  # lines in a row of an endless pipe that bring nothing new, before no more are read
+)
+TELL_FAILURE = 10  # times that one failure is told
 MAX_GRID = 1024  # pictures of one contact sheet
 _COLOURS = {
     "white": "ffffff", "black": "000000", "grey": "808080", "gray": "808080", "red": "ff0000", "green": "008000",
@@ -522,6 +526,7 @@ class Failed:
     error: T2IError
     line: int = 0
     prompt: str = ""
+    again: bool = False  # whether the same has been told often enough
 
 
 @dataclass
@@ -537,6 +542,33 @@ class _Source:
 
     items: Iterator[Request | BadLine | None]
     ready: Callable[[], bool] = field(default=lambda: True)
+    endless: Callable[[], bool] = field(default=lambda: False)  # whether it may never end
+
+
+class _Repeats:
+    """Counts what was told before, and the lines in a row that bring nothing else."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, int] = {}
+        self._fresh = False
+        self.stale = 0  # lines in a row without a picture or a new failure
+
+    def told(self, event: Skipped | Failed) -> Skipped | Failed:
+        """The event, marked where the same was told often enough."""
+        what = event.path if isinstance(event, Skipped) else str(event.error)
+        what = re.sub(r"^line \d+: ", "", what)
+        times = self._times[what] = self._times.get(what, 0) + 1
+        if len(self._times) > 10_000:
+            self._times.clear()
+        self._fresh |= times == 1
+        if isinstance(event, Failed) and times > TELL_FAILURE:
+            return replace(event, again=True)
+        return event
+
+    def line(self, *, fresh: bool) -> None:
+        """A line has ended."""
+        self.stale = 0 if fresh or self._fresh else self.stale + 1
+        self._fresh = False
 
 
 def draw(
@@ -545,7 +577,8 @@ def draw(
     """Draw and write every picture that is asked for, and say so of each as soon as its file is in place.
 
     The first picture is drawn alone, so that it is there at once; from then on whatever requests are waiting are drawn
-    together. A prompt that cannot be drawn costs that prompt alone.
+    together. A prompt that cannot be drawn costs that prompt alone. A pipe that is still written to is read no further
+    after `MAX_STALE` lines that brought nothing new.
 
     Args:
         model: a model, or a function that loads one: it is called when there is something to draw.
@@ -558,7 +591,9 @@ def draw(
     """
     reader = source if isinstance(source, LineReader) else None
     items: Iterator[Any] = prompts.requests(iter(reader)) if reader is not None else iter(source)
-    feed = _Source(items, reader.ready if reader is not None else (lambda: True))
+    feed = _Source(items)
+    if reader is not None:
+        feed = _Source(items, reader.ready, reader.still_written)
     if options.one_path():
         feed = _Source(iter(_at_most_one(feed.items, options)))
     jobs = _jobs(feed, options)
@@ -588,14 +623,23 @@ def _jobs(feed: _Source, options: Options) -> Iterator[_Job | Skipped | Failed |
     template = options.template if options.out != "-" else Template(DEFAULT_NAME)
     number = 0  # of the next picture, over all shards
     position = 0  # of the prompt
+    repeats = _Repeats()
     for item in feed.items:
+        fresh = False
         if isinstance(item, BadLine):
-            yield Failed(item.error, item.line)
+            yield repeats.told(Failed(item.error, item.line))
         elif item is not None:
             if options.shard is None or position % options.shard[1] == options.shard[0] - 1:
-                yield from _jobs_of(item, number, template, options)
+                for event in _jobs_of(item, number, template, options):
+                    fresh |= isinstance(event, _Job)
+                    yield event if isinstance(event, _Job) else repeats.told(event)
+            else:
+                fresh = True
             position += 1
             number += item.n or options.n
+        repeats.line(fresh=fresh)
+        if repeats.stale >= MAX_STALE and feed.endless():
+            return
         if not feed.ready():
             yield _Pause()
 

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, graphs, images, metrics
-from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config
+from t2i_cli import checkpoint, data, graphs, images, libraries, metadata, metrics
+from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config, with_rates
+from t2i_cli.data import splits
 from t2i_cli.errors import (
     DeviceError,
     OutputError,
@@ -45,7 +46,7 @@ from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.training import distributed
 from t2i_cli.training.batches import Batches, seed_for
-from t2i_cli.training.doctor import Doctor
+from t2i_cli.training.doctor import Doctor, Remedies
 from t2i_cli.training.events import (
     Advice,
     Event,
@@ -189,6 +190,8 @@ class _Run:
     """Everything a run holds while it works."""
 
     def __init__(self, settings: TrainSettings, device: torch.device) -> None:
+        with libraries.Compiler():  # optimizers import it
+            pass
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
         config = _resolved(settings, device)
@@ -212,6 +215,7 @@ class _Run:
             None  # features of training pictures, for how near drawn ones come to them
         )
         self.advice: list[Advice] = []
+        self.begun = False  # whether steps are made, so that how the run ends is worth telling
         self.writer: Any = None
         self.clock = time.monotonic()
         self.saved = -1  # step of the last save
@@ -462,7 +466,8 @@ def _locked(run: _Run) -> Iterator[Event]:
         with checkpoint.RunLock(settings.out):
             if started and settings.force and not settings.resume:
                 _clear(settings.out)
-            yield from _train(run)
+            with _telling_how_it_ends(run):
+                yield from _train(run)
     except torch.OutOfMemoryError as error:
         raise DeviceError(f"out of memory on {device}", _smaller(run)) from error
     except RuntimeError as error:
@@ -472,6 +477,20 @@ def _locked(run: _Run) -> Iterator[Event]:
     finally:
         if run.writer is not None:
             run.writer.close()
+
+
+@contextlib.contextmanager
+def _telling_how_it_ends(run: _Run) -> Iterator[None]:
+    """Leave in the run folder whether a run that did not reach its end was stopped or failed, for `t2i info`."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = not isinstance(error, Exception) or isinstance(error, Stopped)
+        if run.begun:
+            with contextlib.suppress(OutputError):  # what went wrong before is told
+                why = "" if stopped else str(error).partition("\n")[0]
+                checkpoint.write_status(run.out, "stopped" if stopped else "failed", why)
+        raise
 
 
 def _smaller(run: _Run) -> str:
@@ -491,6 +510,7 @@ def _clear(out: Path) -> None:
         "best.safetensors",
         "log.jsonl",
         "data.json",
+        "status.json",
         "model.onnx",
     ):
         (out / name).unlink(missing_ok=True)
@@ -507,6 +527,9 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(
         f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
     )
+    for problem in run.pictures.report.problems:
+        if problem.kind == "own":
+            yield Message(problem.text)
     run.given = _given(run)
     state = _last_state(run) if settings.resume else None
     if state is not None and run.first:
@@ -539,8 +562,13 @@ def _train(run: _Run) -> Iterator[Event]:
         f"{model.size}, {model.resolution} px {'RGBA' if model.image_channels == 4 else 'RGB'}, generator "
         f"{counts['generator'] / 1e6:.1f} M parameters, on {run.device}{_processes()}"
     )
+    with distributed.in_turn():
+        yield from _make_graph(run, model)
     if settings.tensorboard and run.first:
         run.writer = _tensorboard(run.out)
+    if run.first:
+        checkpoint.write_status(run.out, "running")
+        run.begun = True
     with distributed.watched():
         yield from _stages(run)
         distributed.wait()  # the end is reached by all
@@ -551,12 +579,10 @@ def _train(run: _Run) -> Iterator[Event]:
         run.saved = -1
     if run.saved != run.at.step:
         yield from _save(run)
-    # the first `t2i sample` finds its graph made; a trial run does not wait for that
-    if run.at.seconds > 120 and run.first:
-        with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
-            graphs.bundle_for(model)
     if run.first:
         checkpoint.drop_pairs(run.out)
+        checkpoint.write_status(run.out, "finished")
+        run.begun = False
     figures = {name: value for name, value in run.at.figures.items() if math.isfinite(value)}
     yield Finished(
         run.out,
@@ -566,6 +592,15 @@ def _train(run: _Run) -> Iterator[Event]:
         tuple(run.advice),
         figures,
     )
+
+
+def _make_graph(run: _Run, model: ModelConfig) -> Iterator[Event]:
+    """Make the graph that `t2i sample` wants: before the first step, so that it is there however a run ends."""
+    if not run.first or graphs.is_made(model):
+        return
+    yield Message("making this model's graph for fast sampling, once (about 15 s)")
+    with contextlib.suppress(T2IError):  # where it cannot be made, sampling goes through torch
+        graphs.bundle_for(model, lambda _: None)
 
 
 def _stages(run: _Run) -> Iterator[Event]:
@@ -672,7 +707,9 @@ def _read_data(run: _Run) -> None:
         progress=progress,
     )
     run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
-    run.doctor = Doctor(len(run.learned_from), warm=settings.init is not None)
+    fp32 = _trunk_dtype(config.precision, run.device) == torch.float32
+    can = Remedies.of(config, init=settings.init is not None, fp32=fp32)
+    run.doctor = Doctor(len(run.learned_from), warm=settings.init is not None, can=can)
 
 
 def _tokenizer_stage(run: _Run, *, resumed: bool) -> Iterator[Event]:
@@ -825,7 +862,7 @@ def _given(run: _Run) -> dict[str, Any]:
 def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
     # a setting that a run of an older version did not know had what is the default now
     # (and of what it was given beside its config, nothing is known)
-    before, now = TrainConfig().to_dict() | meta["facts"], _facts(run)
+    before, now = TrainConfig().to_dict() | with_rates(meta["facts"]), _facts(run)
     now = {key: value for key, value in now.items() if key in before or key not in run.given}
     before = {key: value for key, value in before.items() if key in now}
     changed = {
@@ -997,7 +1034,7 @@ def _go_back(run: _Run) -> Iterator[Event]:
             f"losses or gradients were not finite at step {run.at.step:,}, {returns - 1} times over; "
             "the weights of the last "
             f"good state are kept in {run.out}",
-            "lower --lr, or give --precision fp32",
+            run.doctor.can.filled("start again with {lower_lr}{fp32}"),
         )
     skipped = run.at.skipped
     _restore(run, state)
@@ -1159,8 +1196,9 @@ def _look(run: _Run) -> Iterator[Event]:
     grid = to_pixels(
         _pictures(run, run.prompts, list(range(len(run.prompts)))).float().cpu().numpy()
     )
+    sheet = images.grid(grid, run.prompts, columns=8)
     path = run.out / "samples" / f"{at.step:08}.png"
-    checkpoint.write_atomic(path, images.encode(images.grid(grid, run.prompts, columns=8)))
+    checkpoint.write_atomic(path, images.encode(sheet, xmp=metadata.xmp()))
     yield Sampled(path, at.step)
     if at.stage == run.stages[-1] and at.fresh["retrieval"] >= at.best:
         at.best = at.fresh["retrieval"]
@@ -1203,9 +1241,20 @@ def _save_model(run: _Run, path: Path) -> None:
             "t2i.seconds": str(round(run.at.seconds)),
             "t2i.steps": "20" if run.at.stage == "flow" else "1",
             "t2i.data": run.pictures.digest,
+            "t2i.splits": json.dumps(_splits(run)),
             "t2i.train_config": json.dumps(_public(run.config)),
         },
     )
+
+
+def _splits(run: _Run) -> list[dict[str, Any]]:
+    """The records of all splits that these weights come of: the run's own, and those of what it started from."""
+    found = [splits.split_record(run.pictures, run.config.val, run.config.seed)]
+    for begun in (run.settings.init, run.settings.distill_from):
+        if begun is not None:
+            found += splits.read_records(checkpoint.read_info(begun).metadata)
+    known = [record for k, record in enumerate(found) if record not in found[:k]]
+    return known if len(known) <= splits.MOST else [known[0], splits.UNKNOWN]
 
 
 def _public(config: TrainConfig) -> dict[str, Any]:

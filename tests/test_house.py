@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,8 @@ OWNERS = {  # the only files that may import a package
     "rich": {"cli.py", "console.py"},
     "sentencepiece": {"tokenizer.py"},
     "PIL": {"images.py"},
+    "onnxruntime": {"libraries.py"},
+    "transformers": {"libraries.py"},
 }
 FAST = (  # importing these loads no torch
     "t2i_cli",
@@ -125,6 +128,29 @@ def test_package_data_and_metadata() -> None:
         "weights": "t2i_cli/weights"
     }
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def bench_lines() -> list[list[str]]:
+    """The name and arguments of each benchmark that `make bench` runs."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    given = dict(re.findall(r"^(BENCH_\w+) \?= (.*)$", text, re.MULTILINE))
+    lines = re.findall(r"^\trun (.+?)(?:; \\\\)?$", text, re.MULTILINE)
+    assert len(lines) > 5
+    return [
+        shlex.split(re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], line)) for line in lines
+    ]
+
+
+def test_make_bench_runs_what_is_there_on_what_is_there() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    by_hand = text.partition("# The others are run by hand")[2].partition("\nbench:")[0]
+    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "synonyms"}
+    run = {line[0] for line in bench_lines()}
+    assert run <= names
+    assert names - run == {name for name in names if name in by_hand}
+    for line in bench_lines():
+        for word in line[1:]:
+            assert "/" not in word or (ROOT / word).exists(), word
 
 
 def test_docs_link_to_files_that_exist() -> None:

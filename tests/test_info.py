@@ -112,6 +112,37 @@ def test_a_run_that_is_done_and_healthy(run: Path):
     assert "left" not in dict(report.lines())
 
 
+@pytest.mark.parametrize(
+    ("status", "why", "state", "told"),
+    [
+        # the last report of a run by time is made a little before its end
+        ("finished", "", "finished", "finished"),
+        ("stopped", "", "stopped", "stopped at step 30; go on with t2i train"),
+        ("running", "", "killed", "killed at step 30; go on with t2i train"),
+        ("failed", "disk full", "failed", "failed at step 30: disk full; go on with t2i train"),
+        ("a\x1b[2J", "", "stopped", "stopped at step 30"),  # not one of ours: the log decides
+    ],
+)
+def test_finished_stopped_failed_and_killed(
+    run: Path, status: str, why: str, state: str, told: str
+):
+    (run / "status.json").write_text(json.dumps({"status": status, "why": why}))
+    report = info(run)
+    assert str(report.facts["status"]).startswith(told)
+    assert report.to_dict()["state"] == state
+    facts = dict(report.lines())
+    assert facts["progress"] == ("100.0%" if state == "finished" else "75.0%")
+    assert ("left" in facts) == (state != "finished")
+    with checkpoint.RunLock(run):
+        assert info(run).to_dict()["state"] == "running"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"[" * 90_000, b'{"status": 3}', b"\xff"])
+def test_a_status_that_is_none_is_passed_over(run: Path, content: bytes):
+    (run / "status.json").write_bytes(content)
+    assert info(run).to_dict()["state"] == "stopped"
+
+
 def test_a_run_that_is_being_trained_is_not_disturbed(run: Path):
     with checkpoint.RunLock(run):
         report = info(run)

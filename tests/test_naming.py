@@ -142,20 +142,39 @@ def test_write_new_never_overwrites(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
-def test_a_link_is_not_written_through(tmp_path):
+def test_a_link_is_followed_where_overwriting_was_asked_for(tmp_path):
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     for name, to in (("alive", target), ("dangling", tmp_path / "none")):
         link = tmp_path / name
         link.symlink_to(to)
         assert not write_new(str(link), b"new")
+        assert target.read_bytes() == b"precious" or name == "dangling"
         assert write_new(str(link), b"new", overwrite=True)
-        assert not link.is_symlink()
-    assert target.read_bytes() == b"precious"
+        assert link.is_symlink()
+        assert to.read_bytes() == b"new"
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    with pytest.raises(OutputError, match="circle"):
+        write_new(str(tmp_path / "round"), b"new", overwrite=True)
+    assert (tmp_path / "round").is_symlink()
+
+
+def test_a_link_that_a_prompt_names_is_followed_inside_its_folder_alone(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "cat.png").symlink_to(tmp_path / "precious")
+    (base / "dog.png").symlink_to(base / "other.png")
+    with pytest.raises(PromptError, match="leads out"):
+        inside(str(base), "cat.png")
+    assert inside(str(base), "dog.png") == f"{base}/dog.png"
+    template = Template(f"{base}/{{slug}}.png")
+    with pytest.raises(PromptError, match="leads out"):
+        expanded(template, Fields(0, 0, 0, "cat"))
+    assert expanded(template, Fields(0, 0, 0, "dog")) == f"{base}/dog.png"
 
 
 def test_without_hard_links_it_still_never_overwrites(tmp_path, monkeypatch):
-    def refused(*_):
+    def refused(*_, **__):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(naming.os, "link", refused)

@@ -1,6 +1,9 @@
+import dataclasses
 import os
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,12 +14,13 @@ from t2i_cli.config import PRESETS, model_config
 from t2i_cli.errors import UsageError, WeightsError
 from t2i_cli.folders import cache_folder
 from t2i_cli.graphs import bundle_for
+from t2i_cli.images import decode
 from t2i_cli.noise import noise_for
 from t2i_cli.pixels import to_pixels
 from t2i_cli.runtime import MAX_BATCH, OnnxRuntime, TorchRuntime, open_runtime
 from t2i_cli.sample import load
 from tests.toy_weights import save_toy
-from tests.toys import toy_tokenizer
+from tests.toys import toy_config, toy_tokenizer
 
 PROMPTS = ["a red ball", "", "blue", "a yellow cross, a green bar and a blue square " * 3, "ein 🦊"]
 
@@ -160,6 +164,66 @@ def test_without_a_cache_it_still_draws(weights, monkeypatch):
     monkeypatch.setattr("t2i_cli.graphs.bundle_for", lambda *_, **__: bundle)
     monkeypatch.setenv("T2I_CACHE", "/dev/null/no")
     assert np.array_equal(drawn(open_runtime(weights, "cpu"), ["blue"], [1]), wanted)
+
+
+def tree(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def cold(arguments, cwd, **env):
+    """A command in a process of its own; (done, what it left in its temporary folder)."""
+    temporary = cwd / "tmp"
+    temporary.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "t2i_cli", *map(str, arguments)], capture_output=True, text=True,
+        cwd=cwd, env={**os.environ, "TMPDIR": str(temporary), **env}, timeout=120,
+    )  # fmt: skip
+    return done, tree(temporary)
+
+
+def test_without_a_cache_a_command_leaves_nothing_and_says_once_what_to_set(weights, tmp_path):
+    open_runtime(
+        weights, "cpu"
+    )  # the graph of its config is kept; what is ready to be mapped is not
+    cache = tmp_path / "cache"
+    (cache / "graphs").mkdir(parents=True)
+    for path in (cache_folder() / "graphs").iterdir():
+        shutil.copy(path, cache / "graphs")
+    (cache / "ready").write_text("")  # so that root cannot write there either
+    prompts = ["a red ball", "a blue bar", "a ball"]
+    line = ["sample", *prompts, "-m", weights, "-o", "{slug}.png"]
+    for _ in range(2):
+        done, left = cold([*line, "-f"], tmp_path, T2I_CACHE=str(cache))
+        assert done.returncode == 0, done.stderr
+        assert left == []
+        assert len(done.stderr.splitlines()) == 1
+        assert "set T2I_CACHE to a folder that can be written" in done.stderr
+        assert "torch" not in done.stderr
+    assert tree(cache) == sorted(["graphs", "ready", *tree(cache / "graphs")])
+    wanted = drawn(open_runtime(weights, "cpu"), ["a red ball"], [0])
+    found = decode((tmp_path / "a-red-ball.png").read_bytes(), name="x")
+    assert np.array_equal(found, to_pixels(wanted)[0])
+
+
+def test_without_a_cache_or_a_graph_torch_draws(tmp_path):
+    config = dataclasses.replace(toy_config(vocab_size=toy_tokenizer().vocab_size), head_dim=8)
+    own = save_toy(tmp_path / "own.safetensors", config=config)  # no graph of it is kept anywhere
+    start = time.perf_counter()
+    done, left = cold(
+        ["sample", "a red ball", "-m", own, "-o", "x.png"], tmp_path, T2I_CACHE="/dev/null/no"
+    )
+    assert done.returncode == 0, done.stderr
+    assert left == []
+    assert len(done.stderr.splitlines()) == 1
+    assert "sampling with torch" in done.stderr
+    assert "set T2I_CACHE to a folder that can be written" in done.stderr
+    assert time.perf_counter() - start < 60  # the graph alone takes 15 s of an idle machine
+
+
+def test_what_a_killed_command_left_is_removed_by_the_next(weights, tmp_path):
+    from tests.kills import kill_sampling
+
+    assert kill_sampling(weights, tmp_path, 8, seed=0) == (8, [])
 
 
 def test_devices_that_are_not_there(weights):

@@ -567,6 +567,44 @@ def test_a_reader_that_goes_loses_no_picture(weights, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 40
 
 
+@pytest.mark.parametrize(
+    ("line", "printed", "made"),
+    [
+        ("yes x | {t2i} - -o '{{i}}.png' | head -3", 3, None),  # the reader leaves
+        ("yes x | {t2i} - | head -3", 1, 1),  # one name: no line but the first can be written
+        ("yes x | {t2i} - --skip-existing | head -3", 1, 1),
+        ("yes '' | {t2i} - | head -3", 0, 0),
+        ("yes '{{' | {t2i} - | head -3", 0, 0),
+        ("yes x | {t2i} - --morph y -o m.gif", 0, 0),
+    ],
+)
+def test_an_endless_pipe_ends(weights, tmp_path, line, printed, made):
+    command = line.format(t2i=f"{sys.executable} -m t2i_cli sample")
+    for again in (False, True):  # also where the picture is there from the start
+        if again and made is None:
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, env=environment(weights),
+            cwd=tmp_path, timeout=60,
+        )  # fmt: skip
+        assert len(done.stdout.splitlines()) == (0 if again else printed)
+        assert len(done.stderr.splitlines()) < 20
+        assert "Traceback" not in done.stderr
+    pictures = list(tmp_path.iterdir())
+    assert 3 <= len(pictures) < 100 if made is None else len(pictures) == made
+
+
+def test_a_pipe_that_has_ended_is_read_whole_however_often_it_says_the_same(weights, tmp_path):
+    lines = "ball\n" * 3000 + "bar\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "t2i_cli", "sample", "-", "-q"], input=lines, capture_output=True,
+        text=True, env=environment(weights), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == "ball-0.png\nbar-0.png\n"
+    assert "2999 prompts failed; 2 pictures are written" in done.stderr
+    assert done.returncode == 4
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_stdout_is_told(weights, tmp_path):
     env = environment(weights)

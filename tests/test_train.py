@@ -18,6 +18,7 @@ from t2i_cli import checkpoint, config, images
 from t2i_cli import train as train_module
 from t2i_cli.config import TrainConfig
 from t2i_cli.errors import Stopped, TrainingError, UsageError
+from t2i_cli.info import info
 from t2i_cli.models import one_step
 from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ from tests.toys import MICRO, Toys
 
 CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
 STEPS = 12
+FROZEN = {"contrastive_lr": 1e-12, "flow_lr": 1e-12, "adversarial_lr": 1e-12}
 
 
 @pytest.fixture(autouse=True)
@@ -264,6 +266,51 @@ def test_a_log_row_is_json_whatever_a_look_finds(
     assert any("retrieval" in row for row in rows)
 
 
+def state_of(run: Path) -> str:
+    return info(run).to_dict()["state"]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 3.0, 4.0])
+def test_a_run_that_used_its_time_is_finished(folder: Path, tmp_path: Path, seconds: float) -> None:
+    budget = {"time": seconds, "steps": 0}
+    told = ends(settings(folder, tmp_path / "run", config=budget))
+    assert isinstance(told[-1], events.Finished)
+    assert state_of(tmp_path / "run") == "finished"
+    again = ends(settings(folder, tmp_path / "run", config=budget, resume=True))
+    assert not any(isinstance(event, events.Report) for event in again)  # nothing was left to do
+    assert state_of(tmp_path / "run") == "finished"
+
+
+def test_a_run_says_how_it_ended(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    wanted = settings(folder, run, stop=StopAt(monkeypatch, 5).request)
+    states: list[str] = []
+    with pytest.raises(Stopped):
+        for event in train(wanted):
+            if isinstance(event, events.StageStarted) and event.stage != "tokenizer":
+                states.append(state_of(run))
+    assert states[0] == "running"
+    assert state_of(run) == "stopped"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="lightning"):
+
+        def struck(*_: Any) -> Any:
+            raise OSError("lightning")
+
+        patch.setattr(train_module.Learner, "step", struck)
+        ends(settings(folder, run, resume=True))
+    assert state_of(run) == "failed"
+    assert "lightning" in str(info(run).facts["status"])
+    with pytest.raises(UsageError):  # it did not begin, so nothing is told
+        ends(settings(folder, run, resume=True, config={"seed": 3}))
+    assert state_of(run) == "failed"
+    ends(settings(folder, run, resume=True))
+    assert state_of(run) == "finished"
+    ends(settings(folder, run, force=True))
+    assert state_of(run) == "finished"
+
+
 def test_a_signal_while_pictures_are_decoded_ends_before_the_first_step(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -299,7 +346,7 @@ def test_init_starts_from_weights(folder: Path, tmp_path: Path) -> None:
     ends(settings(folder, tmp_path / "a", config={"steps": 6}))
     given = tmp_path / "a" / "model.safetensors"
     told = ends(
-        settings(folder, tmp_path / "b", init=given, config={"steps": 2, "flow": 0.0, "lr": 1e-9})
+        settings(folder, tmp_path / "b", init=given, config={"steps": 2, "flow": 0.0, **FROZEN})
     )
     stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
     assert stages == ["tokenizer", "contrastive", "adversarial"]
@@ -321,7 +368,7 @@ def test_a_larger_size_grows_out_of_the_weights_that_it_starts_from(
     )
     ends(settings(folder, tmp_path / "a", config={"steps": 6}))
     given = tmp_path / "a" / "model.safetensors"
-    more = {"steps": 1, "lr": 1e-9, "contrastive": 0.0, "flow": 0.0}
+    more = {"steps": 1, **FROZEN, "contrastive": 0.0, "flow": 0.0}
     ends(settings(folder, tmp_path / "b", init=given, config={**more, "size": "small"}))
     a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
     assert (a.config.size, b.config.size) == ("tiny", "small")

@@ -11,6 +11,7 @@ chose, taken at equal steps from the held-out pictures, each drawn once with see
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, load
+from t2i_cli.data import splits
 
 PROMPTS = 64
 LICENCE = "Apache-2.0"
@@ -50,7 +52,8 @@ def main() -> None:
         license=LICENCE,
         description=DESCRIPTION,
         tags=("text-to-image", "one-step", "icons", "rgba"),
-        extra={key: value for key, value in loaded.info.metadata.items() if key in KEPT},
+        extra={key: value for key, value in loaded.info.metadata.items() if key in KEPT}
+        | {"t2i.splits": json.dumps(splits_of(models))},
     )
     print(target)
     print(graphs.ship(target))
@@ -63,6 +66,12 @@ def main() -> None:
     sheet = images.grid(np.stack([np.asarray(picture) for picture in drawn]), prompts, columns=8)
     checkpoint.write_atomic(grid, images.encode(sheet))
     print(grid)
+
+
+def splits_of(models: list[checkpoint.LoadedModel]) -> list[dict[str, object]]:
+    """What all of the models were trained on, so that the mean is measured on nothing that any of them saw."""
+    found = [record for model in models for record in splits.read_records(model.info.metadata)]
+    return [record for k, record in enumerate(found) if record not in found[:k]]
 
 
 def mean(models: list[checkpoint.LoadedModel]) -> dict[str, dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from t2i_cli.checkpoint.files import append_line, remove_orphans, truncate_log, 
 from t2i_cli.checkpoint.lock import RunLock, holder_of
 from t2i_cli.checkpoint.pairs import drop_pairs, keep_pairs, kept_pairs
 from t2i_cli.checkpoint.state import RunState, load_state, save_state, saved_step
+from t2i_cli.checkpoint.status import read_status, write_status
 from t2i_cli.checkpoint.weights import (
     LoadedModel,
     WeightsInfo,
@@ -38,6 +39,7 @@ __all__ = [
     "load_state",
     "read_info",
     "read_reader",
+    "read_status",
     "remove_orphans",
     "resolve_model",
     "save_model",
@@ -46,4 +48,5 @@ __all__ = [
     "shipped_models",
     "truncate_log",
     "write_atomic",
+    "write_status",
 ]

@@ -2,7 +2,7 @@
 
 A file is written beside its name, synced, renamed over it, and its folder synced. What a kill
 leaves behind carries `TEMPORARY` as its suffix and is removed by `remove_orphans` at the next
-start.
+start, or by the next writer of that folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from t2i_cli.errors import OutputError
+from t2i_cli.leftovers import hold, sweep_once
+from t2i_cli.nodes import open_stream, target_of
 
 __all__ = [
     "TEMPORARY",
@@ -43,8 +45,8 @@ def write_atomic(
 ) -> None:
     """Put ``content`` at ``path``: the file is the old one or the whole new one, and on the disk.
 
-    Missing folders are made. The file's mode is the umask's. A device or a pipe is written to as it
-    is.
+    Missing folders are made. The file's mode is the umask's. What is not a regular file is treated
+    by the rule of `t2i_cli.nodes`: links are followed, pipes and devices written into.
 
     Args:
         path: where to write.
@@ -57,16 +59,17 @@ def write_atomic(
     """
     path = Path(path)
     with reported(path):
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                _write_device(path, content)
-                return
-        if path.is_symlink():  # the file it leads to is replaced, not the link
-            path = path.resolve()
+        target, stream = target_of(str(path))
+        if stream:
+            with os.fdopen(open_stream(target), "wb") as file:
+                _fill(file, content)
+            return
+        path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(str(path.parent), is_unfinished)
         temporary = temporary_beside(path)
         try:
-            with open_new(temporary) as file:
+            with _open_held(temporary) as file:
                 _fill(file, content)
                 file.flush()
                 sync(file.fileno())
@@ -164,7 +167,7 @@ def remove_orphans(folder: Path) -> list[Path]:
         *(child for child in _listed(folder) if child.is_dir() and not child.is_symlink()),
     ):
         for entry in _listed(place):
-            if entry.name.startswith(".") and entry.name.endswith(TEMPORARY):
+            if is_unfinished(entry.name):
                 remove(entry)
                 removed.append(entry)
     return removed
@@ -208,6 +211,19 @@ def open_new(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
+def _open_held(path: Path) -> IO[bytes]:
+    while True:
+        file = open_new(path)
+        if hold(file.fileno(), str(path)):
+            return file
+        file.close()
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name was not finished, or is not yet."""
+    return name.startswith(".") and name.endswith(TEMPORARY)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder as far as it can be."""
     if path.is_dir() and not path.is_symlink():
@@ -242,13 +258,6 @@ def _fill(file: IO[bytes], content: bytes | Callable[[IO[bytes]], None]) -> None
         content(file)
     else:
         file.write(content)
-
-
-def _write_device(path: Path, content: bytes | Callable[[IO[bytes]], None]) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    with path.open("wb") as file:
-        _fill(file, content)
 
 
 def _last_byte(handle: int, size: int) -> bytes:

@@ -552,7 +552,8 @@ def _raw(value: Tensor, dtype: torch.dtype | None, refusal: str) -> memoryview:
         value = value.to(dtype or value.dtype)
         if not bool(torch.isfinite(value).all()):
             raise TrainingError(
-                f"{refusal} holds NaN or infinity", "lower --lr, or go on from an earlier state"
+                f"{refusal} holds NaN or infinity",
+                "start again from an earlier state, or with a lower --lr",
             )
     array: Any = value.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)

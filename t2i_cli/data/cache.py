@@ -16,7 +16,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ import numpy as np
 
 from t2i_cli.errors import OutputError
 from t2i_cli.folders import cache_folder
+from t2i_cli.leftovers import held_folder, sweep
 
 __all__ = ["Entry", "cache_folder", "open_entry", "write_entry"]
 
 _FORMAT = 1
 _CHUNK = 1 << 24  # bytes
-_STALE = 600.0  # s without a write after which a dead builder's folder is removed
+_BUILDING = "building-"  # how a folder is called that is not finished
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,12 @@ def write_entry(
         OutputError: the cache cannot be written.
     """
     data = cache / "data"
-    building = data / f"building-{os.getpid()}-{secrets.token_hex(4)}"
+    building, held = Path(), -1
     try:
         data.mkdir(parents=True, exist_ok=True)
-        _remove_stale(data)
-        building.mkdir()
+        sweep(str(data), lambda name: name.startswith(_BUILDING))
+        made, held = held_folder(lambda: str(data / f"{_BUILDING}{secrets.token_hex(8)}"))
+        building = Path(made)
         with (building / "pixels.bin").open("w+b") as file:
             shape, index = fill(file)
             file.flush()
@@ -103,7 +104,10 @@ def write_entry(
             "free some space, or set T2I_CACHE to a folder that can be written",
         ) from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building.name:
+            shutil.rmtree(building, ignore_errors=True)
+        if held >= 0:
+            os.close(held)
 
 
 def _put_in_place(cache: Path, key: str, building: Path) -> Entry:
@@ -117,7 +121,7 @@ def _put_in_place(cache: Path, key: str, building: Path) -> Entry:
             # another process was first: its entry holds the same
             if entry := open_entry(cache, key):
                 return entry
-            aside = target.with_name(f"building-{os.getpid()}-{secrets.token_hex(4)}")
+            aside = target.with_name(f"{_BUILDING}{secrets.token_hex(8)}")
             with contextlib.suppress(OSError):
                 target.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -144,22 +148,3 @@ def _sync_folder(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _remove_stale(data: Path) -> None:
-    """Remove what killed builders left: their process is gone, nothing was written for a while."""
-    for folder in data.glob("building-*"):
-        with contextlib.suppress(OSError, ValueError):
-            age = time.time() - max(file.stat().st_mtime for file in (folder, *folder.iterdir()))
-            if age > _STALE and not _alive(int(folder.name.split("-")[1])):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -14,13 +14,15 @@ import numpy as np
 
 from t2i_cli.data.cache import Entry, cache_folder, open_entry, write_entry
 from t2i_cli.data.layouts import CaptionsFrom, Source, find
+from t2i_cli.data.own import with_own
 from t2i_cli.data.reading import processors, read_pictures
 from t2i_cli.data.report import DataReport, Problems, Record
 from t2i_cli.data.scan import Gathered, read_records
+from t2i_cli.data.splits import order_of
 from t2i_cli.errors import DataError
 from t2i_cli.images import flatten
 
-__all__ = ["CaptionedImages", "batch_indices", "load"]
+__all__ = ["CaptionedImages", "batch_indices", "digest_of", "load", "loaded"]
 
 _PIXELS_FORMAT = 1  # raise it when the same file gives other pixels: caches are then built again
 _FLATTEN_AT_ONCE = 256  # pictures
@@ -69,7 +71,7 @@ class CaptionedImages:
         count = min(max(1, round(val * len(self))), len(self) // 2) if val > 0 else 0
         if count == 0:
             return np.arange(len(self), dtype=np.int64), np.zeros(0, np.int64)
-        order = [hashlib.sha256(f"{seed}:{one}".encode()).digest() for one in self.hashes]
+        order = [order_of(seed, one) for one in self.hashes]
         last = sorted(order)[count - 1]
         out = np.array([one <= last for one in order])
         return np.flatnonzero(~out).astype(np.int64), np.flatnonzero(out).astype(np.int64)
@@ -110,15 +112,57 @@ def load(
         OutputError: the cache cannot be written.
     """
     source = find(Path(path), captions_from)
-    digest = _digest(source, caption_key)
-    wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}"
+    return loaded(
+        path,
+        source,
+        digest_of(source, caption_key),
+        lambda problems: read_records(source, problems, caption_key),
+        resolution,
+        image_channels=image_channels,
+        cache=cache,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def loaded(
+    path: Path | str,
+    source: Source,
+    digest: str,
+    read: Callable[[Problems], list[Record]],
+    resolution: int,
+    *,
+    image_channels: int | None = None,
+    cache: Path | str | None = None,
+    workers: int = 0,
+    drawn: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CaptionedImages:
+    """What `load` gives, of pictures that were found already.
+
+    Args:
+        path: as the user gave it.
+        source: the files.
+        digest: of all that decides the records and their pixels at any resolution.
+        read: the records; what does not fit goes to the problems it is given.
+        resolution: px.
+        image_channels: as for `load`.
+        cache: as for `load`.
+        workers: as for `load`.
+        drawn: whether pictures that t2i drew are wanted: to be measured, never to be trained on.
+        progress: as for `load`.
+
+    Raises:
+        DataError, OutputError: as `load`.
+    """
+    wanted = f"{digest} {resolution} {image_channels} {_PIXELS_FORMAT}{' drawn' if drawn else ''}"
     key = hashlib.sha256(wanted.encode()).hexdigest()
     folder = cache_folder(cache)
     entry = open_entry(folder, key)
     if entry is None:
         problems = Problems()
-        records = read_records(source, problems, caption_key)
-        gathered = Gathered(source, problems, resolution)
+        records = read(problems)
+        gathered = Gathered(source, problems, resolution, drawn=drawn)
         early = DataReport(str(path), source.phrase, len(records), 0, 0, problems.listed())
         if not early.usable:
             raise _refused(early)
@@ -131,7 +175,7 @@ def load(
             return (report.pairs, resolution, resolution, channels), _index(gathered, report)
 
         entry = write_entry(folder, key, fill)
-    return _from_entry(entry, digest, str(path))
+    return _from_entry(entry, digest, str(path), source.own)
 
 
 @functools.lru_cache(maxsize=4)
@@ -159,7 +203,7 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> np.ndarr
     return out
 
 
-def _digest(source: Source, caption_key: str | None) -> str:
+def digest_of(source: Source, caption_key: str | None = None) -> str:
     """SHA-256 over the layout, the caption key, and the names and contents of all its files."""
     whole = hashlib.sha256(f"{source.layout} {caption_key!r}\n".encode())
     names = (*source.images, *source.texts)
@@ -216,9 +260,10 @@ def _index(gathered: Gathered, report: DataReport) -> dict[str, Any]:
     }
 
 
-def _from_entry(entry: Entry, digest: str, path: str) -> CaptionedImages:
+def _from_entry(entry: Entry, digest: str, path: str, own: tuple[str, ...]) -> CaptionedImages:
     index = entry.index
-    report = replace(DataReport.from_dict(cast("dict[str, Any]", index["report"])), path=path)
+    report = with_own(DataReport.from_dict(cast("dict[str, Any]", index["report"])), own)
+    report = replace(report, path=path)
     return CaptionedImages(
         entry.pixels,
         index["captions"],

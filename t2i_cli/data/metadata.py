@@ -39,6 +39,7 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
     keys: dict[str, None] = {}
     missing: list[str] = []
     rows = named_rows = 0
+    own = frozenset(source.own)
     for text in source.texts:
         folder = text.rpartition("/")[0]
         for where, row in _rows(source.root, text, problems):
@@ -55,6 +56,8 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
                 problems.add("bad-path", f"{where}: {named}")
                 continue
             image = by_name.get(unicodedata.normalize("NFC", name))
+            if image is None and name in own:  # told already
+                continue
             if image is None:
                 missing.append(name)
                 problems.add("missing-image", f"{where}: {name}")
@@ -86,7 +89,7 @@ def read_metadata(source: Source, problems: Problems, caption_key: str | None) -
             what=f"no row of {source.texts[0]} matches an image: it names {missing[0]}, {here}",
             mend="file_name is relative to the metadata file",
         )
-    elif not found:
+    elif not found and not own:
         wrong_key(problems, keys, caption_key)
     if found:
         for image in source.images:

@@ -17,6 +17,7 @@ from t2i_cli.data.report import Record
 from t2i_cli.data.shards import is_compressed, open_shard
 from t2i_cli.errors import DataError
 from t2i_cli.images import MAX_FILE_BYTES, Picture, quiet, read_picture
+from t2i_cli.metadata import MARKS
 
 __all__ = ["Read", "processors", "read_pictures"]
 
@@ -32,6 +33,7 @@ class Read:
     sha256: str  # of the file's bytes; empty where they could not be read
     picture: Picture | None  # None where it could not be decoded
     error: str = ""  # why not, one line
+    own: bool = False  # whether t2i drew it
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,12 @@ def _decode(record: Record, content: bytes | str, resolution: int) -> Read:
     if isinstance(content, str):
         return Read(record, "", None, content)
     digest = hashlib.sha256(content).hexdigest()
+    own = record.size >= 0 and any(mark in content for mark in MARKS)  # a file was looked at before
     try:
         picture = read_picture(content, name=record.name, resolution=resolution)
     except DataError as error:
         return Read(record, digest, None, str(error))
-    return Read(record, digest, picture)
+    return Read(record, digest, picture, own=own)
 
 
 def _content_or_reason(record: Record, file: BinaryIO | None) -> bytes | str:

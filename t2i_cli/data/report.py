@@ -118,6 +118,12 @@ FAULTS: dict[str, Fault] = {
         "things in shards are passed over",
         "shards hold plain files of at most 256 MB",
     ),
+    "own": Fault(
+        "warning",
+        "thing that t2i wrote is left out",
+        "things that t2i wrote are left out",
+        "nothing to do: runs, caches and drawn pictures are never read as data",
+    ),
     "left-out": Fault(
         "warning",
         "file of another layout is left out",

@@ -22,7 +22,10 @@ _WORD = re.compile(r"\w+")
 class Gathered:
     """Takes what was read one picture at a time and ends as a `DataReport`."""
 
-    def __init__(self, source: Source, problems: Problems, min_size: int) -> None:
+    def __init__(
+        self, source: Source, problems: Problems, min_size: int, *, drawn: bool = False
+    ) -> None:
+        self._drawn = drawn  # whether pictures that t2i drew are wanted
         self._source = source
         self._problems = problems
         self._min_size = min_size
@@ -38,6 +41,9 @@ class Gathered:
         if read.picture is None:
             mend = f"list them: t2i check {self._source.path} --json"
             self._problems.add("unreadable", read.error, mend=mend)
+            return False
+        if read.own and not self._drawn:
+            self._problems.add("skipped-member", f"{name}: t2i drew it")
             return False
         side = max(read.picture.width, read.picture.height)
         if side < self._min_size:
@@ -83,6 +89,8 @@ def read_records(
         problems.add("left-out", name)
     for name in source.links:
         problems.add("outside-link", name)
+    for name in source.own:
+        problems.add("own", name)
     if source.layout == "metadata":
         return read_metadata(source, problems, caption_key)
     if source.layout == "sidecar":

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from t2i_cli.config import TrainConfig
 from t2i_cli.training.events import Advice
 
-__all__ = ["SIGNALS", "Doctor", "examine"]
+__all__ = ["SIGNALS", "Doctor", "Remedies", "examine"]
 
 _LONG = 20  # rows, where what is judged is a small difference of noisy numbers
 _RECENT = 5  # rows whose median is judged; one bad row is no sign
@@ -30,9 +31,42 @@ class Signal:
     name: str
     stages: tuple[str, ...]  # where it can happen; empty: everywhere
     when: str  # the threshold in words, for the docs
-    text: str  # what it means and what to do
+    text: str  # what it means and what to do; `Remedies.filled` fills its braces
     trips: Callable[[_Stage], bool]
     holds: int = _HOLDS  # rows in a row in which it has to trip
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What the user of a run can still do: nothing else is proposed."""
+
+    init: bool = True  # start from trained weights: not where the run did
+    fp32: bool = True  # compute in fp32: not where the run does
+    contrastive: bool = True  # give the contrastive stage more time: not where the run has none
+    flow: bool = True  # likewise the flow stage
+    lr: float = 9e-4  # the generator's learning rate
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, init: bool, fp32: bool) -> Remedies:
+        """Those of a run.
+
+        Args:
+            config: of the run.
+            init: whether it started from trained weights.
+            fp32: whether it computes in fp32.
+        """
+        return cls(not init, not fp32, config.contrastive > 0, config.flow > 0, config.flow_lr)
+
+    def filled(self, text: str) -> str:
+        """A sentence with its braces filled by what can be done, or by nothing."""
+        return text.format(
+            init=", or start from a trained model with --init" if self.init else "",
+            fp32=", or with --precision fp32" if self.fp32 else "",
+            contrastive=", or give the contrastive stage more time" if self.contrastive else "",
+            flow=", or give the flow stage more time" if self.flow else "",
+            lower_lr=f"--lr {self.lr / 3:.1g}",
+            tenth_lr=f"--lr {self.lr / 10:.1g}",
+        )
 
 
 class Doctor:
@@ -64,9 +98,13 @@ class Doctor:
     Args:
         pictures: training pictures of the run, 0 where it is not known.
         warm: whether the run began with trained weights (--init), whose loss has little left to fall.
+        can: what its user can still do.
     """
 
-    def __init__(self, pictures: int = 0, *, warm: bool = False) -> None:
+    def __init__(
+        self, pictures: int = 0, *, warm: bool = False, can: Remedies | None = None
+    ) -> None:
+        self.can = can or Remedies()
         self._stage = _Stage("", pictures, warm)
         self._pictures, self._warm = pictures, warm
         self._told: set[tuple[str, str]] = set()
@@ -91,7 +129,7 @@ class Doctor:
             self._standing[signal.name] = standing
             if key not in self._told and standing >= signal.holds:
                 self._told.add(key)
-                advice.append(Advice(signal.name, signal.text))
+                advice.append(Advice(signal.name, self.can.filled(signal.text)))
         return advice
 
 
@@ -283,40 +321,40 @@ _GAN = ("adversarial",)
 SIGNALS: tuple[Signal, ...] = (
     Signal(
         "few_pictures", (), "fewer than 500 training pictures",
-        "There are few pictures, so they will be learnt by heart: add more (thousands are better), or "
-        "start from a trained model with --init.",
+        "There are few pictures, so they will be learnt by heart: add more (thousands are "
+        "better){init}.",
         _few_pictures, holds=1,
     ),
     Signal(
         "not_finite", (), "3 steps or more of a stage were left out",
-        "Several steps gave numbers that are not finite and were left out: lower --lr, or use "
-        "--precision fp32.",
+        "Several steps gave numbers that are not finite and were left out: start again "
+        "with {lower_lr}{fp32}.",
         _not_finite, holds=1,
     ),
     Signal(
         "steps_too_large", (), "a step moves the median weight matrix by more than 4% of its norm",
         "Each step moves the weights so far that nothing can be learnt: the learning rate is far too "
-        "high; try a tenth of --lr.",
+        "high; start again with {tenth_lr}.",
         _large_steps, holds=1,  # weights that have been blown up soon move less again
     ),
     Signal(
         "loss_not_falling", ("contrastive", "flow"),
         "after 30% and 50 steps of the stage the loss is above 98% of chance, or without --init 95% of its first value",
         "The loss does not fall: the captions say nothing about their pictures (look at some of "
-        "them), or the learning rate is too high; try a third of --lr.",
+        "them), or the learning rate is too high; start again with {lower_lr}.",
         _not_falling,
     ),
     Signal(
         "loss_rising", ("contrastive", "flow"),
         "the loss is above 1.3 times its lowest, plus 0.1",
-        "The loss rises again: the learning rate is too high; try a third of --lr.",
+        "The loss rises again: the learning rate is too high; start again with {lower_lr}.",
         _rising,
     ),
     Signal(
         "retrieval_near_chance", ("contrastive",),
         "after half of the stage and 100 steps, R@1 on held-out pictures is below 2.5 times chance",
         "Held-out pictures cannot be told by their captions: look whether captions belong to their "
-        "pictures (t2i check), or give the contrastive stage more time.",
+        "pictures (t2i check){contrastive}.",
         _near_chance,
     ),
     Signal(
@@ -329,7 +367,8 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "discriminator_runs_away", _GAN, "the gap between real and generated logits is above 8",
-        "The discriminator runs away from the generator: raise gamma (3 times), or lower --lr.",
+        "The discriminator runs away from the generator: raise gamma (3 times), or start "
+        "again with {lower_lr}.",
         _runs_away,
     ),
     Signal(
@@ -355,14 +394,13 @@ SIGNALS: tuple[Signal, ...] = (
         "D(x, t) - D(x, t') is five times within 0.01 of zero after 5% and 50 steps of the stage, "
         "or below 0.02 after 20% and 200 steps",
         "The discriminator does not look at the text, so pictures will not follow their prompts: "
-        "raise mismatch_weight, give the contrastive stage more time, or look at the captions.",
+        "raise mismatch_weight, or look at the captions{contrastive}.",
         _ignores_text,
     ),
     Signal(
         "one_picture_per_prompt", _GAN,
         "after half of the stage, pictures of one prompt differ less than 0.05 of what prompts differ",
-        "Every seed gives nearly the same picture: raise pairs_weight or spread_weight, or give the "
-        "flow stage more time.",
+        "Every seed gives nearly the same picture: raise pairs_weight or spread_weight{flow}.",
         _one_picture,
     ),
     Signal(
@@ -374,18 +412,18 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "gradients_explode", (), "a gradient norm is above 50 times its first rows of the stage",
-        "Gradients explode: lower --lr (to a third), or raise gamma.",
+        "Gradients explode: start again with {lower_lr}, or raise gamma.",
         _explodes,
     ),
     Signal(
         "gradients_vanish", (), "a gradient norm is below 0.000001",
-        "A network gets no gradient any more and has stopped learning: lower --lr and start again "
-        "from the last good checkpoint.",
+        "A network gets no gradient any more and has stopped learning: start again from the last "
+        "good checkpoint, with {lower_lr}.",
         _vanishes,
     ),
     Signal(
         "dead_features", (), "after 5% of the stage, over half of the features never change",
-        "Most features of a network are dead: lower --lr.",
+        "Most features of a network are dead: start again with {lower_lr}.",
         _dead_features,
     ),
 )  # fmt: skip

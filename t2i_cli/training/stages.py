@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,7 +160,7 @@ class Learner:
         networks, optimizer = self.networks, self.optimizers["contrastive"]
         _set_lr(
             optimizer,
-            self.config.contrastive_lr * self.config.lr * _warm_cosine(progress, 0.05, 0.02),
+            self.config.contrastive_lr * _warm_cosine(progress, 0.05, 0.02),
         )
         images = random_background(augment(batch.images, 0.3, random), 0.5, random)
         text = networks.text_encoder(batch.tokens, batch.mask)
@@ -210,7 +210,7 @@ class Learner:
 
     def _flow(self, batch: Batch, progress: float, random: torch.Generator) -> StepResult:
         networks, optimizer = self.networks, self.optimizers["flow"]
-        _set_lr(optimizer, self.config.flow_lr * self.config.lr * _warm_cosine(progress, 0.02, 0.1))
+        _set_lr(optimizer, self.config.flow_lr * _warm_cosine(progress, 0.02, 0.1))
         b = len(batch.images)
         noise = _normal(batch.images.shape, random)
         level = torch.sigmoid(distributed.normal(random, b) + 0.4)
@@ -239,9 +239,7 @@ class Learner:
         The first half of the stage makes pairs of its batches' captions while there is room; all of it learns.
         """
         networks, optimizer = self.networks, self.optimizers["distill"]
-        _set_lr(
-            optimizer, self.config.flow_lr * self.config.lr * _warm_cosine(progress, 0.02, 0.05)
-        )
+        _set_lr(optimizer, self.config.flow_lr * _warm_cosine(progress, 0.02, 0.05))
         size = len(batch.text)
         room = not self.pairs or (progress < 0.5 and self.pairs.room_for(size))
         if room and not self.make_pairs(position, batch):
@@ -337,7 +335,7 @@ class Learner:
         d, g = networks.discriminator, networks.generator
         alone = config.discriminator_head_start if self.anchor is not None else 0.0
         own = max(0.0, progress - alone) / (1 - alone)  # of G's part of the stage
-        lr = config.adversarial_lr * config.lr
+        lr = config.adversarial_lr
         beta = 0.9 + 0.09 * min(1.0, 2 * progress)
         _set_lr(self.optimizers["generator"], lr * _warm_cosine(own, 0.01, 0.25), (0.0, beta))
         _set_lr(
@@ -352,6 +350,7 @@ class Learner:
         noise = _normal(batch.images.shape, random)
         with torch.set_grad_enabled(progress >= alone):
             fake = one_step(g, noise, shown)
+        undo = _undo(self.optimizers["discriminator"])  # until G's half is known to be finite
         for turn in range(config.discriminator_steps):
             if turn:
                 with torch.no_grad():
@@ -360,6 +359,7 @@ class Learner:
                 other = fake.detach()
             d_figures = self._discriminator_turn(batch, other, text, strength, progress, random)
             if d_figures is None:
+                undo()
                 return StepResult({"d_loss": math.nan}, skipped=True)
             figures |= d_figures
         if progress < alone:  # a D that knows nothing yet would only spoil what G has learned
@@ -414,6 +414,7 @@ class Learner:
         d.requires_grad_(requires_grad=True)
         networks.image_encoder.requires_grad_(requires_grad=True)
         if found is None:
+            undo()
             return StepResult({"g_loss": math.nan}, skipped=True)
         self._averaged(len(batch.text), ADVERSARIAL_SHARE)
         figures |= {"g_loss": game.detach(), **found}
@@ -623,6 +624,30 @@ class Learner:
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
+
+
+def _undo(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """What puts an optimizer's parameters and its own state back to what they are now, to the last bit."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    values = [p.detach().clone() for p in parameters]
+    states = [
+        {key: x.clone() if isinstance(x, Tensor) else x for key, x in optimizer.state[p].items()}
+        if p in optimizer.state
+        else None
+        for p in parameters
+    ]
+
+    @torch.no_grad()
+    def undo() -> None:
+        for parameter, value, state in zip(parameters, values, states, strict=True):
+            parameter.copy_(value)
+            if state is None:
+                optimizer.state.pop(parameter, None)
+            else:
+                optimizer.state[parameter] = dict(state)
+        optimizer.zero_grad(set_to_none=True)
+
+    return undo
 
 
 def _state_name(name: str, optimizer: torch.optim.Optimizer) -> str:

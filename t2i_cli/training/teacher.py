@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_cli import libraries
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
 from t2i_cli.errors import DeviceError, T2IError, UsageError, WeightsError
 from t2i_cli.training.augment import COLOURS, colour_of, slip, with_colour
@@ -152,7 +153,7 @@ def load_teacher(name: str, device: torch.device, dtype: torch.dtype = torch.flo
         hint = "use builtin, lstm, a folder of a language model, or hf:ID"
         raise UsageError(f"--text-encoder {name}: no such text encoder", hint)
     try:
-        import transformers  # pyright: ignore[reportMissingImports]
+        transformers = libraries.transformers()
     except ImportError as error:
         raise UsageError(
             f"--text-encoder {name}: needs transformers", "pip install 't2i-cli[hf]'"

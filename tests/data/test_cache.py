@@ -15,6 +15,7 @@ import pytest
 
 from t2i_cli.data import cache
 from t2i_cli.errors import DataError, OutputError
+from t2i_cli.leftovers import hold
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 4), np.uint8)
 
@@ -160,25 +161,18 @@ def test_builders_at_once(tmp_path: Path):
     )
 
 
-def test_a_dead_builders_folder_is_removed_and_a_living_ones_kept(tmp_path: Path):
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    old = time.time() - 3600
-    for name in (
-        f"building-{process.pid}-dead",
-        f"building-{os.getpid()}-alive",
-        f"building-{process.pid}-fresh",
-    ):
+def test_a_dead_builders_folder_is_removed_at_once_and_a_living_ones_kept(tmp_path: Path):
+    for name in ("building-dead", "building-alive"):
         folder = tmp_path / "data" / name
         folder.mkdir(parents=True)
         (folder / "pixels.bin").write_bytes(b"x")
-        if "fresh" not in name:
-            os.utime(folder / "pixels.bin", (old, old))
-            os.utime(folder, (old, old))
+    handle = os.open(tmp_path / "data" / "building-alive", os.O_RDONLY)
+    assert hold(handle, str(tmp_path / "data" / "building-alive"))
     build(tmp_path)
-    left = {path.name.rpartition("-")[2] for path in (tmp_path / "data").iterdir()}
-    assert left == {"k", "alive", "fresh"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"k", "building-alive"}
+    os.close(handle)  # its process is gone
+    build(tmp_path, "other")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"k", "other"}
 
 
 def test_where_it_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

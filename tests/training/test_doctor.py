@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from t2i_cli.training.doctor import SIGNALS, Doctor, examine
+from t2i_cli.config import TrainConfig
+from t2i_cli.training.doctor import SIGNALS, Doctor, Remedies, examine
 
 Row = dict[str, Any]
 
@@ -160,6 +161,23 @@ def test_every_signal_is_tested_and_says_what_to_do() -> None:
         assert ":" in signal.text
         assert "\n" not in signal.text
         assert signal.when
+
+
+def test_only_what_can_still_be_done_is_proposed() -> None:
+    config = TrainConfig(contrastive=0.0, flow=0.0, flow_lr=3e-4)
+    for can, kept in (
+        (Remedies(), True),
+        (Remedies.of(TrainConfig(), init=False, fp32=False), True),
+        (Remedies.of(config, init=True, fp32=True), False),
+    ):
+        told = " ".join(can.filled(signal.text) for signal in SIGNALS)
+        for offer in ("--init", "--precision fp32", "contrastive stage more", "flow stage more"):
+            assert (offer in told) == kept, offer
+        assert f"--lr {0.0003 if kept else 0.0001:g}" in told
+        assert "{" not in told and " ," not in told
+    doctor = Doctor(50, warm=True, can=Remedies.of(TrainConfig(), init=True, fp32=False))
+    texts = [advice.text for row in contrastive() for advice in doctor.feed(row)]
+    assert texts and not any("--init" in text for text in texts)
 
 
 def test_a_new_stage_tells_again_and_forgets_the_old_numbers() -> None:

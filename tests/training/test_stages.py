@@ -261,6 +261,47 @@ def test_what_is_not_finite_reaches_no_weight(stage: str, poison: float) -> None
     assert not learner.step(stage, batch, 2, 0.5).skipped
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["generator", "discriminator"])
+def test_a_fault_in_one_half_step_of_the_game_undoes_the_other(
+    first: bool, turns: int, poison: float, where: str
+) -> None:
+    """D has stepped when G's gradient is found not to be finite, or when D's own second step is."""
+    learner, batches = toy_learner(TrainConfig(**PLAIN, discriminator_steps=turns))
+    batch = one_batch(batches)
+    learner.begin("adversarial")
+    if not first:
+        learner.step("adversarial", batch, 0, 0.5)
+    before = {
+        f"{group}.{name}": tensor.clone()
+        for group, tensors in learner.tensors("adversarial").items()
+        for name, tensor in tensors.items()
+    }
+    images, seen = learner.images, 0
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        return gradient * poison if where == "generator" or seen == turns else gradient
+
+    parameter = next(getattr(learner.networks, where).parameters())
+    hook = parameter.register_hook(spoil)
+    assert learner.step("adversarial", batch, 1, 0.5).skipped
+    assert seen
+    hook.remove()
+    after = {
+        f"{group}.{name}": tensor
+        for group, tensors in learner.tensors("adversarial").items()
+        for name, tensor in tensors.items()
+    }
+    assert set(after) == set(before)  # no moments of a step that was not made
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert learner.images == images
+    assert not learner.step("adversarial", batch, 2, 0.5).skipped
+
+
 def test_the_discriminators_gradient_never_trains_the_text_encoder() -> None:
     learner, batches = toy_learner(TrainConfig(**PLAIN))
     batch = one_batch(batches)
