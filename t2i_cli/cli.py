@@ -28,7 +28,7 @@ from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageErr
 from t2i_cli.signals import Interrupted, StopRequest, interruptible
 
 if TYPE_CHECKING:
-    from t2i_cli.data import CaptionsFrom
+    from t2i_cli.data import ReadOptions
 
 __all__ = ["app", "ended", "run"]
 
@@ -84,18 +84,50 @@ def main(
 # --- options that several commands share
 
 DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A folder of captioned pictures, or tar shards.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A folder of captioned pictures, a tar, a zip, or metadata."
+    ),
 ]
 CaptionsFromName = Annotated[
     str | None,
     typer.Option(
         "--captions-from",
-        metavar="folder|metadata|sidecar|shards",
+        metavar="folder|name|metadata|sidecar|shards",
         help="Where captions are; found out by itself if not given.",
     ),
 ]
 CaptionKey = Annotated[
     str | None, typer.Option(metavar="K", help="The metadata field that holds the caption.")
+]
+CaptionLinesName = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-lines",
+        metavar="join|alternatives|first",
+        help="What several lines of a caption file are; found out by itself if not given.",
+    ),
+]
+FitName = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="crop|pad|stretch",
+        help="Pictures that are not square  [default: crop opaque ones, pad others]",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data of which anything is left out.")
+]
+MaxBad = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse data of which more than this is bad, such as 5%.  [default: 50%]",
+    ),
+]
+NoFollowLinks = Annotated[
+    bool, typer.Option("--no-follow-links", help="Leave symbolic links in the data out.")
 ]
 ModelName = Annotated[
     str | None,
@@ -120,21 +152,40 @@ LiteralPrompts = Annotated[
 
 @app.command(short_help="Say what a data set holds and what is wrong with it.")
 def check(
-    data: DataPath,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Folders of captioned pictures, tar or zip files, or metadata; several are one set.",
+        ),
+    ],
     json_rows: Json = False,
     captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
+    caption_lines: CaptionLinesName = None,
+    fit: FitName = None,
+    strict: Strict = False,
+    max_bad: MaxBad = None,
+    no_follow_links: NoFollowLinks = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="SHEET.png", help="Write a sheet of what the model will see."),
+    ] = None,
 ) -> None:
-    """Say which layout a data set has, what is wrong with it, and how to mend it."""
+    """Say which layout a data set has, what is left out and why, and how to mend it."""
     from t2i_cli.check import check as check_data
+    from t2i_cli.check import write_preview
     from t2i_cli.config import TrainConfig
+    from t2i_cli.data import cache_folder
 
-    layout = _layout(captions_from)
+    options = _read_options(
+        captions_from, caption_key, caption_lines, fit, strict, max_bad, no_follow_links
+    )
     with console.progress("reading", "pictures") as update:
         report = check_data(
-            data,
-            captions_from=layout,
-            caption_key=caption_key,
+            [Path(one) for one in data],
+            options,
+            cache=cache_folder(),
             progress=update,
             estimate=lambda _: f"{console.clock(TrainConfig().time)}, or as long as --time says",
         )
@@ -142,6 +193,9 @@ def check(
         console.result_json(report.to_dict())
     else:
         console.checklist((line.sign, line.message, line.mend) for line in report.lines)
+    if preview is not None:
+        write_preview(report, preview, options)
+        console.note(f"preview: {preview}")
     raise typer.Exit(report.exit_code)
 
 
@@ -210,7 +264,7 @@ def tokenize(
         )
     row = verb.train(
         train, out or Path("tokenizer.model"),
-        vocab_size=vocab_size, force=force, captions_from=_layout(captions_from), caption_key=caption_key,
+        vocab_size=vocab_size, force=force, options=_read_options(captions_from, caption_key),
     )  # fmt: skip
     console.note(
         f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts"
@@ -305,6 +359,11 @@ def train(
     ] = "auto",
     captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
+    caption_lines: CaptionLinesName = None,
+    fit: FitName = None,
+    strict: Strict = False,
+    max_bad: MaxBad = None,
+    no_follow_links: NoFollowLinks = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")
     ] = False,
@@ -328,7 +387,9 @@ def train(
 
     if time is not None and steps is not None:
         raise UsageError("--time and --steps exclude each other", "give one of them")
-    layout = _layout(captions_from)
+    reading = _read_options(
+        captions_from, caption_key, caption_lines, fit, strict, max_bad, no_follow_links
+    )
     run_folder = out if out is not None else Path("runs") / _run_name(data)
     flags: dict[str, Any] = {
         "size": size,
@@ -389,8 +450,7 @@ def train(
             prompts=None if prompts is None else _read_lines(prompts),
             resume=resume,
             force=force,
-            captions_from=layout,
-            caption_key=caption_key,
+            reading=reading,
             tensorboard=tensorboard,
             workers=_auto_int(workers, "--workers") or 0,
             stop=wish,
@@ -626,8 +686,7 @@ def evaluate(
         guidance=guidance,
         seed=seed,
         device=device,
-        captions_from=_layout(captions_from),
-        caption_key=caption_key,
+        reading=_read_options(captions_from, caption_key),
     )
     lacking = [one.score for one in conditions if one.score not in settings.scores]
     if lacking:
@@ -727,18 +786,33 @@ def _begun(model: str) -> dict[str, Any]:
     return {"size": config.size, "resolution": config.resolution, "flow": 0.0}
 
 
-def _layout(name: str | None) -> CaptionsFrom | None:
-    """The value of --captions-from, checked."""
-    if name not in (None, "folder", "metadata", "sidecar", "shards"):
-        raise UsageError(
-            f"--captions-from {name}: no such layout", "use folder, metadata, sidecar or shards"
-        )
-    return name
+def _read_options(
+    captions_from: str | None = None,
+    caption_key: str | None = None,
+    caption_lines: str | None = None,
+    fit: str | None = None,
+    strict: bool = False,
+    max_bad: str | None = None,
+    no_follow_links: bool = False,
+) -> ReadOptions:
+    """How data is read, from the options of the command line, checked."""
+    from t2i_cli.data import ReadOptions, share_of
+
+    if strict and max_bad is not None:
+        raise UsageError("--strict and --max-bad exclude each other", "give one of them")
+    most = 0.0 if strict else None if max_bad is None else share_of(max_bad)
+    given: dict[str, Any] = {
+        "captions_from": captions_from,
+        "caption_lines": caption_lines,
+        "fit": fit,
+    } | ({} if most is None else {"max_bad": most})
+    return ReadOptions(caption_key=caption_key, follow_links=not no_follow_links, **given)
 
 
 def _run_name(data: Path) -> str:
     """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` -> icons-000."""
-    name = re.sub(r"[^\w.-]+", "-", data.resolve().name.removesuffix(".tar")).strip("-.")
+    stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|csv|jsonl|json|parquet)$", "", data.resolve().name)
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
     return name or "run"
 
 

@@ -113,8 +113,7 @@ class EvalSettings:
     guidance: float = 1.0
     seed: int = 0  # first seed of the pictures, and of whatever else is drawn
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    captions_from: Any = None  # as for data.load
-    caption_key: str | None = None
+    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
     cache: Path | None = None  # folder of the cache; None takes T2I_CACHE or the platform's
 
     def __post_init__(self) -> None:
@@ -422,7 +421,9 @@ class _Bench:
             )
         captions = [folder.captions[i][0] for i in rows]
         subject = Subject(name, "pictures")
-        self._measure(subject, folder.pixels[rows], captions, None, [folder.meta[i] for i in rows])
+        self._measure(
+            subject, folder.pixels[rows], captions, None, [folder.attributes[i] for i in rows]
+        )
         if "diversity" in self.needs:
             subject.scores["diversity"] = self._same_caption(folder.pixels, folder.captions)
         return _ordered(subject, self.settings.scores)
@@ -561,7 +562,7 @@ class _Bench:
             return self.texts.text_features(captions)
 
     def _meta(self, row: int) -> dict[str, Any]:
-        return {**self.images.meta[row], "split": self.images.splits[row] or "all"}
+        return {**self.images.attributes[row], "split": self.images.splits[row] or "all"}
 
     def _say(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.tell(what, done, total)
@@ -688,10 +689,10 @@ def _model_path(name: str) -> Path | None:
     return resolve_model(name)
 
 
-def _shape(models: list[Path], features: str) -> tuple[int | None, int]:
-    """Channels (None: as the data has) and resolution (px) at which all are compared."""
+def _shape(models: list[Path], features: str) -> tuple[int, int]:
+    """Channels and resolution (px) at which all are compared."""
     configs = [read_info(path).config for path in models]
-    channels = min((config.image_channels for config in configs), default=None)
+    channels = min((config.image_channels for config in configs), default=4)
     usual = 64 if features == "own" else 256
     return channels, max((config.resolution for config in configs), default=usual)
 
@@ -700,7 +701,7 @@ def _load(
     path: Path,
     settings: EvalSettings,
     resolution: int,
-    channels: int | None,
+    channels: int,
     tell: Progress,
     what: str,
 ) -> CaptionedImages:
@@ -708,10 +709,9 @@ def _load(
     return data.load(
         path,
         resolution,
+        settings.reading if ours else None,
         image_channels=channels,
         cache=settings.cache,
-        captions_from=settings.captions_from if ours else None,
-        caption_key=settings.caption_key if ours else None,
         progress=lambda done, total: tell(what, done, total),
     )
 

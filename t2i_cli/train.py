@@ -103,8 +103,7 @@ class TrainSettings:
     )
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
-    captions_from: Any = None  # see data.load
-    caption_key: str | None = None
+    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
     tensorboard: bool = False
     workers: int = 0  # threads that decode; 0: as many as there are processors
     cache: Path | None = None
@@ -652,7 +651,7 @@ def _reading(
 
 
 def _read_data(run: _Run) -> None:
-    settings, config = run.settings, run.config
+    settings, config, init = run.settings, run.config, run.settings.init
 
     def progress(done: int, total: int) -> None:
         if settings.stop:
@@ -665,9 +664,9 @@ def _read_data(run: _Run) -> None:
     run.pictures = data.load(
         settings.data,
         config.resolution,
+        settings.reading,
+        image_channels=4 if init is None else checkpoint.read_info(init).config.image_channels,
         cache=settings.cache,
-        captions_from=settings.captions_from,
-        caption_key=settings.caption_key,
         workers=settings.workers,
         progress=progress,
     )
@@ -712,13 +711,6 @@ def _make_networks(run: _Run) -> ModelConfig:
             raise UsageError(
                 f"--init {settings.init}: trained at {model.resolution} px, this run asks for {config.resolution}",
                 f"use --resolution {model.resolution}",
-            )
-        if model.image_channels != channels:
-            kinds = {3: "without alpha", 4: "with alpha"}
-            raise UsageError(
-                f"--init {settings.init}: made for pictures {kinds[model.image_channels]}, "
-                f"the data is {kinds[channels]}",
-                "convert the pictures, or train without --init",
             )
         sizes = list(PRESETS)
         if model.size in sizes and sizes.index(config.size) > sizes.index(model.size):
@@ -1203,6 +1195,7 @@ def _save_model(run: _Run, path: Path) -> None:
             "t2i.seconds": str(round(run.at.seconds)),
             "t2i.steps": "20" if run.at.stage == "flow" else "1",
             "t2i.data": run.pictures.digest,
+            "t2i.opaque": str(int(run.pictures.opaque)),
             "t2i.train_config": json.dumps(_public(run.config)),
         },
     )
