@@ -13,8 +13,9 @@ from t2i_cli import images
 from t2i_cli.checkpoint import write_atomic
 from t2i_cli.data import DataReport, ReadOptions, preview, scan, share_bad
 from t2i_cli.errors import DataError, OutputError, visible
+from t2i_cli.wording import number_of
 
-__all__ = ["CheckReport", "Line", "check", "write_preview"]
+__all__ = ["CheckReport", "Line", "check", "refuse_existing", "write_preview"]
 
 _FITTED = {
     "crop": "cut to a square, centred on what it shows",
@@ -69,7 +70,7 @@ class CheckReport:
         """What happens to pictures, which splits there are, and what else is kept of each picture."""
         data = self.data
         texts = [
-            f"{_count(count, 'picture')} {'is' if count == 1 else 'are'} {_FITTED[how]}"
+            f"{number_of(count, 'picture')} {'is' if count == 1 else 'are'} {_FITTED[how]}"
             for how, count in data.fitted.items()
         ]
         if data.splits:
@@ -84,9 +85,9 @@ class CheckReport:
         data = self.data
         found = ", ".join(
             (
-                _count(data.pairs, "pair"),
-                _count(data.captions, "caption"),
-                _count(data.words, "word"),
+                number_of(data.pairs, "pair"),
+                number_of(data.captions, "caption"),
+                number_of(data.words, "word"),
             )
         )
         if data.bad:
@@ -147,8 +148,7 @@ def write_preview(
         DataError: there is no picture to show.
         OutputError: it exists, or cannot be written.
     """
-    if path.is_file():
-        raise OutputError(f"{path}: exists", "give --preview another name")
+    refuse_existing(path)
     pixels, captions = preview(report.data, resolution, options)
     if not len(pixels):
         raise DataError(f"{report.data.path}: no picture to show in {path}")
@@ -157,5 +157,11 @@ def write_preview(
     write_atomic(path, images.encode(sheet, text={"t2i": told}), overwrite=False)
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+def refuse_existing(path: Path) -> None:
+    """Refuse to write a preview over a file.
+
+    Raises:
+        OutputError: there is one.
+    """
+    if path.is_file():
+        raise OutputError(f"{path}: exists", "give --preview another name")

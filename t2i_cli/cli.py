@@ -174,13 +174,15 @@ def check(
 ) -> None:
     """Say which layout a data set has, what is left out and why, and how to mend it."""
     from t2i_cli.check import check as check_data
-    from t2i_cli.check import write_preview
+    from t2i_cli.check import refuse_existing, write_preview
     from t2i_cli.config import TrainConfig
     from t2i_cli.data import cache_folder
 
     options = _read_options(
         captions_from, caption_key, caption_lines, fit, strict, max_bad, no_follow_links
     )
+    if preview is not None:
+        refuse_existing(preview)
     with console.progress("reading", "pictures") as update:
         report = check_data(
             [Path(one) for one in data],
@@ -429,6 +431,7 @@ def train(
     # before torch is loaded, which takes seconds
     with nullcontext() if dry_run else _signals_to(wish):
         from t2i_cli.checkpoint import resolve_model
+        from t2i_cli.prompts import read_prompts
         from t2i_cli.train import TrainSettings
         from t2i_cli.train import plan as plan_run
         from t2i_cli.train import train as train_run
@@ -447,7 +450,7 @@ def train(
             init=None if init is None else resolve_model(init),
             distill_from=None if distill_from is None else resolve_model(distill_from),
             tokenizer=tokenizer,
-            prompts=None if prompts is None else _read_lines(prompts),
+            prompts=None if prompts is None else read_prompts(str(prompts), console.warn),
             resume=resume,
             force=force,
             reading=reading,
@@ -616,7 +619,7 @@ def export(
     from t2i_cli.export import export_onnx
 
     path = resolve_model(name or model)
-    files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
+    files = export_onnx(path, out or _export_folder(path, force), overwrite=force)
     for file in files:
         if json_rows:
             console.result_json({"path": str(file), "bytes": file.stat().st_size})
@@ -809,6 +812,22 @@ def _read_options(
     return ReadOptions(caption_key=caption_key, follow_links=not no_follow_links, **given)
 
 
+def _export_folder(model: Path, force: bool) -> Path:
+    """Where an export goes that was given no place: NAME-onnx, the name of a run being its folder's.
+
+    What is there already stays; the next free number is taken.
+    """
+    name = model.stem
+    if name in ("model", "best"):
+        name = model.resolve().parent.name + ("-best" if name == "best" else "")
+    folder = Path(f"{name}-onnx")
+    number = 2
+    while folder.exists() and not force:
+        folder = Path(f"{name}-onnx-{number}")
+        number += 1
+    return folder
+
+
 def _run_name(data: Path) -> str:
     """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` -> icons-000."""
     stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|csv|jsonl|json|parquet)$", "", data.resolve().name)
@@ -834,19 +853,6 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         return name.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return name.strip(), value.strip()
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise UsageError(f"{path}: holds no prompt", "write one prompt a line")
-    return lines
 
 
 def _show_plan(plan: dict[str, Any], json_rows: bool) -> None:
@@ -1008,16 +1014,51 @@ def _usage_error(error: Any) -> UsageError:
     wrong = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and wrong is not None and context is not None:
         message = f"no such option: {wrong}"
-        known = [
-            name
-            for param in context.command.params
-            for name in (*param.opts, *param.secondary_opts)
-            if name.startswith("--")
-        ]
-        near = get_close_matches(wrong, known, n=1)
-        if near:
-            hint = f"did you mean {near[0]}? {hint}"
+        if said := _meant(wrong, context):
+            hint = f"{said} {hint}"
     return UsageError(message[:1].lower() + message[1:], hint)
+
+
+# what other tools call options of these
+_OTHER_NAMES = {
+    "--epochs": "--time or --steps", "--num-epochs": "--time or --steps", "--max-steps": "--steps",
+    "--max-train-steps": "--steps", "--learning-rate": "--lr", "--output": "--out", "--output-dir": "--out",
+    "--num-images": "--count", "--number": "--count", "--cfg": "--guidance", "--cfg-scale": "--guidance",
+    "--guidance-scale": "--guidance", "--negative-prompt": "--negative", "--overwrite": "--force",
+    "--ckpt": "--model", "--checkpoint": "--model", "--width": "--scale", "--height": "--scale",
+}  # fmt: skip
+_LIKE = 0.75  # how much of two names has to be the same, 0 to 1, for one to be taken for the other
+
+
+def _meant(wrong: str, context: Any) -> str:
+    """What an unknown option probably means, as a sentence with a question mark or a full stop; or nothing."""
+    known = _options_of(context.command)
+    other = _OTHER_NAMES.get(wrong, "")
+    if other and other.split()[0] in known:
+        return f"did you mean {other}?"
+    near = get_close_matches(wrong.lstrip("-"), [name[2:] for name in known], 1, _LIKE)
+    if near:
+        return f"did you mean --{near[0]}?"
+    group = context.parent.command if context.parent is not None else context.command
+    elsewhere = [
+        name
+        for name, command in getattr(group, "commands", {}).items()
+        if wrong in _options_of(command)
+    ]
+    if elsewhere:
+        return f"{wrong} is an option of t2i {' and '.join(elsewhere)}."
+    if context.command.name in ("sample", "tokenize") and not wrong.startswith("--"):
+        return f'for a prompt that starts with -, write -- before it: {context.command_path} -- "-...".'
+    return ""
+
+
+def _options_of(command: Any) -> list[str]:
+    return [
+        name
+        for param in command.params
+        for name in (*param.opts, *param.secondary_opts)
+        if name.startswith("--")
+    ]
 
 
 def _command() -> Any:

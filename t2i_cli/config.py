@@ -7,11 +7,13 @@ anything expensive is done with them, and a `ModelConfig` read from a stranger's
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from t2i_cli.errors import InputError, UsageError
+from t2i_cli.wording import plain
 
 __all__ = [
     "PRESETS",
@@ -327,7 +329,9 @@ class TrainConfig:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UsageError(f"{name} = {value}: out of range", f"use {low:g} to {high:g}")
+                raise UsageError(
+                    f"{name} = {plain(value)}: out of range", f"use {plain(low)} to {plain(high)}"
+                )
         for name, values in {
             "size": tuple(PRESETS), "resolution": RESOLUTIONS, "loss": ("relativistic", "log"),
             "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"),
@@ -361,17 +365,15 @@ class TrainConfig:
         clean: dict[str, Any] = {}
         for name, value in data.items():
             if name not in known:
-                raise UsageError(
-                    f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
-                )
+                raise UsageError(f"config: unknown setting {name}", "settings: " + ", ".join(known))
             default = known[name].default
             wanted = cast("type[object]", type(default))
             if wanted is float and type(value) is int:
                 value = float(value)
             if type(value) is not wanted:
                 raise UsageError(
-                    f"config: {name} = {value!r}: expected {wanted.__name__}",
-                    f"for example {default!r}",
+                    f"config: {name} = {json.dumps(value, default=str)}: expected {_KINDS[wanted]}",
+                    f"for example {json.dumps(default)}",
                 )
             clean[name] = value
         if "steps" in clean and "time" not in clean and clean["steps"] > 0:
@@ -379,9 +381,18 @@ class TrainConfig:
         return cls(**clean)
 
 
+_KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+}
+
+
 def _check(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise InputError(f"config: {name} = {value!r}: expected {expected}")
+        shown = json.dumps(value, default=str)
+        raise InputError(f"config: {name} = {shown}: expected {expected}")
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

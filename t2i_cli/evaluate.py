@@ -43,6 +43,7 @@ from t2i_cli.models import encode, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.wording import number_of, plain
 from t2i_cli.words import Words
 
 __all__ = [
@@ -303,7 +304,7 @@ def parse_condition(text: str) -> Condition:
     except ValueError:
         pass
     raise UsageError(
-        f"--fail-if {text!r}: not a condition",
+        f"--fail-if {text}: not a condition",
         "for example 'kid>0.05'; scores: " + ", ".join(SCORES),
     )
 
@@ -311,7 +312,8 @@ def parse_condition(text: str) -> Condition:
 def hold(evaluation: Evaluation, conditions: Sequence[Condition]) -> None:
     """Raise ThresholdError where a model or a folder of pictures meets a condition."""
     met = [
-        f"{subject.name}: {condition.score} is {value:.4g}, {condition.sign} {condition.limit:g}"
+        f"{subject.name}: {condition.score} is {plain(round(value, 6))}, "
+        f"{condition.sign} {plain(condition.limit)}"
         for condition in conditions
         for subject in evaluation.subjects
         if subject.kind in ("model", "pictures")
@@ -358,7 +360,7 @@ class _Bench:
             train = held_out = np.arange(len(images))
         if len(held_out) < 10:
             raise DataError(
-                f"{settings.data}: {len(held_out)} pictures are too few to measure against",
+                f"{settings.data}: {number_of(len(held_out), 'picture is', 'pictures are')} too few to measure against",
                 "give 10 or more",
             )
         draw = np.random.RandomState(settings.seed)
@@ -368,7 +370,7 @@ class _Bench:
         self.others = np.sort(self.others[~np.isin(self.others, self.reference)][: settings.count])
         count = len(self.reference)
         self.reference_note = (
-            f"{count} held-out pictures of {settings.data}"
+            f"{number_of(count, 'held-out picture')} of {settings.data}"
             if self.has_held_out
             else f"{count} of all pictures of {settings.data}, which holds out too few"
         )
@@ -417,7 +419,8 @@ class _Bench:
             )
         if len(rows) < 10:
             raise DataError(
-                f"{name}: {len(rows)} pictures are too few to measure", "give 10 or more"
+                f"{name}: {number_of(len(rows), 'picture is', 'pictures are')} too few to measure",
+                "give 10 or more",
             )
         captions = [folder.captions[i][0] for i in rows]
         subject = Subject(name, "pictures")

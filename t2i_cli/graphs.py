@@ -78,6 +78,7 @@ def make_ready(
             "config": info.config.to_dict(),
             "title": info.title or model.stem,
             "stage": info.metadata.get("t2i.stage", ""),
+            "opaque": info.metadata.get("t2i.opaque", ""),
             "hash": info.hash,
             "batch": 1,
         }

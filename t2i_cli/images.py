@@ -525,7 +525,7 @@ def _transform(profile: bytes, mode: str) -> Any:
     """What converts a profile's colours to sRGB; None where they are, or where it is of another mode."""
     from PIL import ImageCms
 
-    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    given: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = given.profile.xcolor_space.strip()
     told = (given.profile.profile_description or "").strip()
     if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != mode or told.startswith("sRGB"):

@@ -78,8 +78,8 @@ class CaptionedImages:
             {split for split in self.splits if split not in (*_TRAIN, "test")},
             key=lambda one: (one != "val_style", one),
         )
-        usable = np.array([split != "test" for split in self.splits], bool)
-        if not usable.any():
+        rows = np.array([row for row, one in enumerate(self.splits) if one != "test"], np.int64)
+        if not len(rows):
             raise DataError(
                 f"{self.report.path}: every picture is of a test split, which is never trained on",
                 "rename the folder or the split if they are meant for training",
@@ -87,14 +87,15 @@ class CaptionedImages:
         train = self._where(*_TRAIN)
         if named and len(train):
             return self._kept(train, np.concatenate([self._where(one) for one in named]), before)
-        rows = np.flatnonzero(usable)
         count = min(max(1, round(val * len(rows))), len(rows) // 2) if val > 0 else 0
         if count == 0:
-            return self._kept(rows.astype(np.int64), np.zeros(0, np.int64), before)
-        order = [hashlib.sha256(f"{seed}:{self.hashes[row]}".encode()).digest() for row in rows]
+            return self._kept(rows, np.zeros(0, np.int64), before)
+        order = [
+            hashlib.sha256(f"{seed}:{self.hashes[row]}".encode()).digest() for row in rows.tolist()
+        ]
         last = sorted(order)[count - 1]
         out = np.array([one <= last for one in order])
-        return self._kept(rows[~out].astype(np.int64), rows[out].astype(np.int64), before)
+        return self._kept(rows[~out], rows[out], before)
 
     def _where(self, *splits: str) -> np.ndarray:
         """The indices of the pictures in these splits, int64, ascending."""
@@ -107,8 +108,9 @@ class CaptionedImages:
         """The two sides with what a run had before kept on its side."""
         if not before:
             return train, held_out
-        to_val = np.array([before.get(self.hashes[row]) == "val" for row in train], bool)
-        to_train = np.array([before.get(self.hashes[row]) == "train" for row in held_out], bool)
+        sides = [before.get(one) for one in self.hashes]
+        to_val = np.array([side == "val" for side in sides], bool)[train]
+        to_train = np.array([side == "train" for side in sides], bool)[held_out]
         return (
             np.sort(np.concatenate([train[~to_val], held_out[to_train]])),
             np.concatenate([held_out[~to_train], train[to_val]]),

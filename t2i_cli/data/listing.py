@@ -65,8 +65,9 @@ class Listing:
     foreign: list[str] = field(default_factory=list[str])  # pictures in formats that are not read
     containers: list[str] = field(default_factory=list[str])  # the archives that were looked into
     progress: Callable[[int, int], None] | None = None  # called with (files read, 0) now and then
-    _places: dict[str, Place] = field(default_factory=dict[str, Place])
-    _texts: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    places: dict[str, Place] = field(default_factory=dict[str, Place])  # in archives
+    # those of compressed shards, which cannot be read backwards
+    texts: dict[str, bytes] = field(default_factory=dict[str, bytes])
     _open: tuple[str, BinaryIO] | None = None
 
     @cached_property
@@ -83,7 +84,7 @@ class Listing:
 
     def place(self, name: str) -> Place:
         """Where the bytes of a file lie."""
-        return self._places.get(name) or Place(f"{self.root}/{name}")
+        return self.places.get(name) or Place(f"{self.root}/{name}")
 
     def read(self, name: str, limit: int = _MAX_TEXT) -> bytes:
         """The bytes of a text.
@@ -93,8 +94,8 @@ class Listing:
             OSError: it cannot be read.
         """
         place = self.place(name)
-        if name in self._texts:
-            return self._texts[name]
+        if name in self.texts:
+            return self.texts[name]
         if place.kind == "file":
             with open(place.file, "rb") as file:  # noqa: PTH123 (a Path each is slow)
                 state = os.fstat(file.fileno())
@@ -288,12 +289,12 @@ def list_archives(
                     problems.add("skipped-member", f"{name}: {inner}: {member.why}")
                     continue
                 full = sys.intern(f"{name}/{inner}")
-                if full in found._places or not found.take(full):
+                if full in found.places or not found.take(full):
                     continue
-                found._places[full] = Place(file, member.offset, member.size, member.packed, kind)
+                found.places[full] = Place(file, member.offset, member.size, member.packed, kind)
                 if stream is not None and full[-4:].lower() not in SUFFIXES and kept < _MAX_KEPT:
                     kept += _keep(found, full, member, stream)
-                found.tell(len(found._places))
+                found.tell(len(found.places))
         except (OSError, EOFError, ValueError, zlib.error) as error:  # of the decompression too
             problems.add("cut-shard", f"{name}: {getattr(error, 'strerror', None) or error}")
     return found
@@ -316,5 +317,5 @@ def _keep(found: Listing, name: str, member: Member, stream: BinaryIO) -> int:
     if name in found.images[-1:] or member.size > 64 * _MAX_TEXT:
         return 0
     stream.seek(member.offset)
-    found._texts[name] = stream.read(member.size)
+    found.texts[name] = stream.read(member.size)
     return member.size

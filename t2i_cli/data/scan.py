@@ -185,8 +185,8 @@ def preview(
     Returns:
         uint8 (n, resolution, resolution, 4) and n captions; n may be 0.
     """
-    rows = np.linspace(0, len(report.records) - 1, min(count, len(report.records))).astype(int)
-    chosen = [report.records[row] for row in rows]
+    last, most = len(report.records) - 1, min(count, len(report.records))
+    chosen = [report.records[k * last // max(1, most - 1)] for k in range(most)]
     pictures: list[np.ndarray] = []
     captions: list[str] = []
     for read in read_pictures(chosen, resolution, fit=options.fit):

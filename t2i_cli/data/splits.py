@@ -69,7 +69,9 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
         all_of[folder] += 1
         if folder not in of_folder:
             parts = PurePosixPath(folder).parts
-            of_folder[folder] = next(filter(None, map(split_name, reversed(parts))), "")
+            of_folder[folder] = next(
+                (split for part in reversed(parts) if (split := split_name(part))), ""
+            )
         if of_folder[folder]:
             found[name] = of_folder[folder]
         elif (match := _PREFIX.match(base)) is not None:

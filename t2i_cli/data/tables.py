@@ -100,15 +100,15 @@ def json_rows(value: object, name: str, problems: Problems) -> Iterator[Row]:
         where = f"{name}: row {number}"
         if isinstance(row, dict):
             yield where, cast("dict[str, object]", row)
-        elif isinstance(row, list) and len(cast("list[object]", row)) == 2:
-            first, second = cast("list[object]", row)
-            yield where, {"file_name": first, "text": second}
+        elif len(pair := cast("list[object]", row) if isinstance(row, list) else []) == 2:
+            yield where, {"file_name": pair[0], "text": pair[1]}
         else:
             problems.add("bad-row", f"{where}: not an object")
 
 
 def _are_rows(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    rows = cast("list[object]", value) if isinstance(value, list) else []
+    return bool(rows) and isinstance(rows[0], dict)
 
 
 def _mapping_rows(known: dict[str, object], name: str, problems: Problems) -> Iterator[Row]:
@@ -131,9 +131,9 @@ def _csv_rows(text: str, name: str, problems: Problems) -> Iterator[Row]:
     separator = separator or _separator(first)
     csv.field_size_limit(_MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    header = next(reader, [])
+    header: list[str] = next(reader, list[str]())
     while header and not any(cell.strip() for cell in header):
-        header = next(reader, [])
+        header = next(reader, list[str]())
     if header and _is_picture(header[0]):  # no header: files with their captions
         names = ["file_name", "text", *(f"column {k}" for k in range(3, len(header) + 1))]
         names = names[: max(2, len(header))]

@@ -9,12 +9,12 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-import folders
 import pytest
 
 from t2i_cli import data
 from t2i_cli.data import ReadOptions
 from t2i_cli.data.report import DataReport
+from tests import folders
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
 

@@ -133,7 +133,7 @@ def _class_names(file: Any) -> dict[str, list[str]]:
         told = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
         pairs = cast("Mapping[str, Any]", told).items()
         return {
-            key: [str(name) for name in one["names"]]
+            key: [str(name) for name in cast("list[object]", one["names"])]
             for key, one in pairs
             if isinstance(one, dict) and isinstance(cast("Any", one).get("names"), list)
         }

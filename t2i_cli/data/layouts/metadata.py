@@ -158,7 +158,7 @@ def _split_of_table(table: str) -> str:
     """The split that a table's name says: ``train.csv``, ``captions_val2017.json``."""
     stem = PurePosixPath(table).stem
     parts = [stem, *stem.replace("-", "_").split("_"), *PurePosixPath(table).parts[:-1]]
-    return next(filter(None, map(split_name, parts)), "")
+    return next((split for part in parts if (split := split_name(part))), "")
 
 
 def _chosen(listing: Listing) -> tuple[list[str], bool]:
