@@ -156,6 +156,7 @@ def _about(info: WeightsInfo, model: Path) -> dict[str, Any]:
         "config": info.config.to_dict(),
         "title": info.title or model.stem,
         "stage": info.metadata.get("t2i.stage", ""),
+        "opaque": info.metadata.get("t2i.opaque", ""),
         "hash": info.hash,
         "batch": 1,
     }

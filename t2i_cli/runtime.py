@@ -64,6 +64,7 @@ class Runtime(ABC):
     name = ""  # goes into metadata: onnxruntime-cpu, torch-cuda, ...
     batch = 1  # rows that are best drawn at once
     stage = ""  # of training that the weights come from, where their file says so
+    opaque = False  # whether all pictures that it was trained on were opaque
 
     def __init__(
         self, config: ModelConfig, tokenizer: Tokenizer, words: Words, title: str, weights_hash: str
@@ -221,6 +222,7 @@ class OnnxRuntime(Runtime):
         )
         self.batch = int(about["batch"])
         self.stage = str(about.get("stage", ""))
+        self.opaque = about.get("opaque") == "1"
         self._folder, self._sessions = folder, sessions
 
     @classmethod
@@ -400,6 +402,7 @@ class TorchRuntime(Runtime):
             info.hash,
         )
         self.stage = info.metadata.get("t2i.stage", "")
+        self.opaque = info.metadata.get("t2i.opaque") == "1"
         self.device = torch.device(device)
         self.name = f"torch-{self.device.type}"
         self.batch = 1 if self.device.type == "cpu" else MAX_BATCH

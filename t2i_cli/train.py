@@ -28,7 +28,7 @@ from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, libraries, metadata, metrics
 from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config, with_rates
-from t2i_cli.data import splits
+from t2i_cli.data import ReadOptions, splits
 from t2i_cli.errors import (
     DeviceError,
     OutputError,
@@ -44,7 +44,7 @@ from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
-from t2i_cli.training import distributed
+from t2i_cli.training import changes, distributed
 from t2i_cli.training.batches import Batches, seed_for
 from t2i_cli.training.doctor import Doctor, Remedies
 from t2i_cli.training.events import (
@@ -67,6 +67,7 @@ from t2i_cli.training.teacher import (
     read_words,
 )
 from t2i_cli.training.vocabulary import counted, nearest, words_of
+from t2i_cli.wording import number_of
 from t2i_cli.words import Words
 
 __all__ = ["TrainSettings", "choose_device", "plan", "train"]
@@ -104,8 +105,7 @@ class TrainSettings:
     )
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
-    captions_from: Any = None  # see data.load
-    caption_key: str | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)  # how the data is read
     tensorboard: bool = False
     workers: int = 0  # threads that decode; 0: as many as there are processors
     cache: Path | None = None
@@ -200,6 +200,12 @@ class _Run:
         self.at = _Position()
         self.stages = [stage for stage in STAGES if getattr(self.config, stage) > 0]
         self.given: dict[str, Any] = {}
+        self.before: changes.Pictures = {}  # of a run that is resumed
+        self.keep_sides = False  # the pictures have changed since the run was started
+        self.once_trained: set[str] = (
+            set()
+        )  # SHA-256 of pictures that were trained on and are no more
+        self.changed = False  # what it is resumed with: the pictures or the budget
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
         self.words: Words
@@ -267,10 +273,17 @@ class _Run:
         return end - start
 
     def stage_progress(self) -> float:
+        last = (
+            self.at.stage == self.stages[-1]
+        )  # has what is left: a run may be asked for more than at first
         if self.config.steps:
-            steps = self.stage_steps(self.at.stage)
-            return min(1.0, self.at.stage_step / steps) if steps else 1.0
-        return min(1.0, self.at.stage_seconds / (self.config.time * self.share(self.at.stage)))
+            before = self.at.step - self.at.stage_step
+            steps = self.config.steps - before if last else self.stage_steps(self.at.stage)
+            return min(1.0, self.at.stage_step / steps) if steps > 0 else 1.0
+        seconds = self.config.time * self.share(self.at.stage)
+        if last:
+            seconds = max(seconds, self.config.time - (self.at.seconds - self.at.stage_seconds))
+        return min(1.0, self.at.stage_seconds / seconds)
 
     def progress(self) -> float:
         return self.share_before(self.at.stage) + self.share(self.at.stage) * self.stage_progress()
@@ -456,6 +469,7 @@ def _locked(run: _Run) -> Iterator[Event]:
             f"{settings.out} holds a run already",
             "go on with --resume, start again with -f, or give another -o",
         )
+    made = [one for one in (settings.out, *settings.out.parents) if not one.exists()]
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -477,6 +491,9 @@ def _locked(run: _Run) -> Iterator[Event]:
     finally:
         if run.writer is not None:
             run.writer.close()
+        with contextlib.suppress(OSError):  # a run that never began leaves no folder
+            for folder in made:
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -520,12 +537,16 @@ def _train(run: _Run) -> Iterator[Event]:
     settings = run.settings
     _find_teacher(run)
     yield Message(f"reading {settings.data}")
+    if settings.resume:
+        told: Any = changes.remembered(settings.out / "data.json") if run.first else ({}, False, [])
+        run.before, run.keep_sides, once = distributed.from_first(told)
+        run.once_trained = set(once)
     with distributed.in_turn():
         _read_data(run)
     distributed.same(f"{run.pictures.digest} {run.pictures.pixels.shape}", "data")
     held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
     yield Message(
-        f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
+        f"{run.pictures.report.layout}: {number_of(len(run.learned_from), 'picture')} to learn from{held}"
     )
     for problem in run.pictures.report.problems:
         if problem.kind == "own":
@@ -546,16 +567,24 @@ def _train(run: _Run) -> Iterator[Event]:
         checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
         checkpoint.write_atomic(run.out / "tokenizer.model", run.tokenizer.to_bytes())
         checkpoint.write_atomic(run.out / "words.txt", run.words.to_bytes())
-        report = {"digest": run.pictures.digest, **run.pictures.report.to_dict()}
-        checkpoint.write_atomic(run.out / "data.json", json.dumps(report, indent=1).encode())
+        _write_data(run)
         (run.out / "log.jsonl").unlink(missing_ok=True)
     elif state is not None:
         _restore(run, state)
+        if run.first:  # what was asked for now holds from here on
+            checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
+            if run.keep_sides:
+                _write_data(run)
+        if run.changed:
+            run.saved = -1
         if run.first:
             checkpoint.truncate_log(run.out / "log.jsonl", run.at.step)
             for row in _log_rows(run.out / "log.jsonl"):
                 run.advice += run.doctor.feed(row)
         yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
+        if run.at.stage == run.stages[-1] and run.stage_progress() >= 1.0:
+            asked = f"--steps {2 * run.at.step}" if run.config.steps else "--time and a longer span"
+            yield Message(f"the run is finished; to train longer: --resume with {asked}")
         yield from _pairs_again(run)
     counts = run.learner.networks.parameter_count()
     yield Message(
@@ -687,7 +716,7 @@ def _reading(
 
 
 def _read_data(run: _Run) -> None:
-    settings, config = run.settings, run.config
+    settings, config, init = run.settings, run.config, run.settings.init
 
     def progress(done: int, total: int) -> None:
         if settings.stop:
@@ -700,16 +729,45 @@ def _read_data(run: _Run) -> None:
     run.pictures = data.load(
         settings.data,
         config.resolution,
+        settings.reading,
+        image_channels=4 if init is None else checkpoint.read_info(init).config.image_channels,
         cache=settings.cache,
-        captions_from=settings.captions_from,
-        caption_key=settings.caption_key,
         workers=settings.workers,
         progress=progress,
     )
-    run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
+    sides = {sha256: side for sha256, (_, side) in run.before.items()}
+    digest = _digest_of(settings.out) if run.before else ""
+    run.keep_sides = run.keep_sides or (bool(sides) and digest != run.pictures.digest)
+    run.learned_from, run.held_out = run.pictures.split(
+        config.val, config.seed, sides if run.keep_sides else None
+    )
+    run.once_trained |= {one for one, side in sides.items() if side == "train"}
+    run.once_trained -= {run.pictures.hashes[row] for row in run.learned_from}
     fp32 = _trunk_dtype(config.precision, run.device) == torch.float32
     can = Remedies.of(config, init=settings.init is not None, fp32=fp32)
     run.doctor = Doctor(len(run.learned_from), warm=settings.init is not None, can=can)
+
+
+def _digest_of(out: Path) -> str:
+    """The digest of the data that a run was started or last resumed with."""
+    try:
+        return str(json.loads((out / "data.json").read_bytes())["digest"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _write_data(run: _Run) -> None:
+    pictures = run.pictures
+    report = {
+        "digest": pictures.digest,
+        **pictures.report.to_dict(),
+        "kept_sides": run.keep_sides,
+        "once_trained": sorted(run.once_trained),
+        "pictures": changes.rows(
+            pictures.names, pictures.hashes, run.learned_from.tolist(), run.held_out.tolist()
+        ),
+    }
+    checkpoint.write_atomic(run.out / "data.json", json.dumps(report).encode())
 
 
 def _tokenizer_stage(run: _Run, *, resumed: bool) -> Iterator[Event]:
@@ -749,13 +807,6 @@ def _make_networks(run: _Run) -> ModelConfig:
             raise UsageError(
                 f"--init {settings.init}: trained at {model.resolution} px, this run asks for {config.resolution}",
                 f"use --resolution {model.resolution}",
-            )
-        if model.image_channels != channels:
-            kinds = {3: "without alpha", 4: "with alpha"}
-            raise UsageError(
-                f"--init {settings.init}: made for pictures {kinds[model.image_channels]}, "
-                f"the data is {kinds[channels]}",
-                "convert the pictures, or train without --init",
             )
         sizes = list(PRESETS)
         if model.size in sizes and sizes.index(config.size) > sizes.index(model.size):
@@ -874,28 +925,37 @@ def _check_unchanged(run: _Run, meta: dict[str, Any]) -> Iterator[Event]:
     told_only = [(key, changed.pop(key)) for key in ANNOUNCED if key in changed]
     if run.given["tokenizer"] is None:  # the run's own is used
         changed.pop("tokenizer", None)
+    data_changed = changed.pop("data", None) is not None
+    budget = {key: changed.pop(key) for key in changes.BUDGET if key in changed}
+    run.changed = data_changed or bool(budget)
     if changed:
-        told = "; ".join(
-            f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items()
-        )
+        told, mend = changes.refusal(changed)
+        raise UsageError(f"{run.out}: this run was started with other settings: {told}", mend)
+    if data_changed and not run.before:
         raise UsageError(
-            f"{run.out}: this run was started with other settings: {told}",
-            "resume it as it was, or give another -o",
+            f"{run.out}: the data has changed since this run was started, and it is not known how",
+            "give the data as it was, or another -o",
         )
-    for key, (was, is_now) in told_only:
-        what = "its figures and grids" if key == "prompts" else "its last bits"
+    if data_changed:
+        told = changes.pictures_change(run.before, run.pictures.names, run.pictures.hashes)
         yield Message(
-            f"{key}: {_short(was)} -> {_short(is_now)} since the run was started: {what} will differ"
+            f"since the run was started or last resumed: {told}; it goes on with what is there now"
+        )
+    if budget:
+        at = meta["position"]
+        yield Message(changes.budget_change(budget, at["seconds"], at["step"]))
+    for key, (was, is_now) in told_only:
+        if key == "prompts":
+            yield Message("the prompts of the grids are others now: figures and grids will differ")
+            continue
+        yield Message(
+            f"{key}: {was} -> {is_now} since the run was started: its last bits will differ"
         )
     if threads is not None:
         was, is_now = threads
         yield Message(
             f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ"
         )
-
-
-def _short(value: object) -> str:
-    return str(value)[:12] + "…" if isinstance(value, str) and len(value) > 24 else str(value)
 
 
 def _last_state(run: _Run) -> checkpoint.RunState | None:
@@ -938,7 +998,7 @@ def _pairs_again(run: _Run) -> Iterator[Event]:
         else:
             if not told:
                 left = (len(missing) - index) * size
-                yield Message(f"drawing up to {left:,} pictures again to learn from")
+                yield Message(f"drawing up to {number_of(left, 'picture')} again to learn from")
                 told = True
             if run.learner.make_pairs(position, batch):
                 _keep_newest_pairs(run)
@@ -1100,7 +1160,7 @@ def _eta(run: _Run) -> float:
     if run.config.steps:
         left = (1 - run.progress()) / max(run.progress(), 1e-6) * run.at.seconds
     else:
-        left = run.config.time * (1 - run.progress())
+        left = max(run.config.time - run.at.seconds, 0.0)
     return round(left, 1)
 
 
@@ -1242,6 +1302,7 @@ def _save_model(run: _Run, path: Path) -> None:
             "t2i.steps": "20" if run.at.stage == "flow" else "1",
             "t2i.data": run.pictures.digest,
             "t2i.splits": json.dumps(_splits(run)),
+            "t2i.opaque": str(int(run.pictures.opaque)),
             "t2i.train_config": json.dumps(_public(run.config)),
         },
     )
@@ -1249,7 +1310,9 @@ def _save_model(run: _Run, path: Path) -> None:
 
 def _splits(run: _Run) -> list[dict[str, Any]]:
     """The records of all splits that these weights come of: the run's own, and those of what it started from."""
-    found = [splits.split_record(run.pictures, run.config.val, run.config.seed)]
+    trained = {run.pictures.hashes[row] for row in run.learned_from} if run.keep_sides else set()
+    trained |= run.once_trained
+    found = [splits.split_record(run.pictures, run.config.val, run.config.seed, trained)]
     for begun in (run.settings.init, run.settings.distill_from):
         if begun is not None:
             found += splits.read_records(checkpoint.read_info(begun).metadata)

@@ -19,6 +19,7 @@ import t2i_cli
 from t2i_cli import cli as cli_module
 from t2i_cli.cli import parse_span, run
 from t2i_cli.errors import OutputError, Stopped, T2IError, UsageError
+from tests import folders
 from tests.conftest import Cli
 from tests.toy_weights import save_toy
 
@@ -128,10 +129,24 @@ def test_quick_commands_import_neither_torch_nor_rich(
         (["train", "x", "--size", "huge"], "tiny, small, base, large"),
         (["train", "x", "--resolution", "48"], "32, 64, 128, 256"),
         (["train", "x", "--set", "flow"], "NAME=VALUE"),
-        (["train", "x", "--set", "flaw=0.5"], "unknown setting 'flaw'"),
+        (["train", "x", "--set", "flaw=0.5"], "unknown setting flaw"),
+        (["train", "x", "--set", "ema_images=1e15"], "ema_images = 1000000000000000: out of range"),
+        (["train", "x", "--set", "ema_images=0"], "use 1 to 1000000000000"),
+        (["train", "x", "--set", "seed=-1"], "use 0 to 9223372036854775807"),
+        (["train", "x", "--set", "size=3"], "config: size = 3: expected text; for example"),
+        (["train", "x", "--epochs", "3"], "did you mean --time or --steps?"),
+        (["sample", "x", "--steps", "3"], "--steps is an option of t2i train and eval"),
+        (["sample", "x", "--output", "y.png"], "did you mean --out?"),
+        (["sample", "x", "--guidence", "2"], "did you mean --guidance?"),
+        (["sample", "x", "--qqqq"], "no such option: --qqqq; see t2i sample -h"),
+        (["sample", "-red cat"], 'write -- before it: t2i sample -- "-..."'),
+        (["check", "x", "--strict", "--max-bad", "5%"], "exclude each other"),
+        (["check", "x", "--max-bad", "many"], "for example --max-bad 5%"),
+        (["check", "x", "--fit", "squeeze"], "use crop, pad, stretch"),
+        (["check", "x", "--caption-lines", "all"], "use join, alternatives, first"),
         (["train", "x", "--set", "flow=2.5"], "out of range"),
         (["train", "x", "--config", "nowhere.toml"], "No such file"),
-        (["train", "x", "--captions-from", "dreams"], "folder, metadata, sidecar or shards"),
+        (["train", "x", "--captions-from", "dreams"], "folder, name, metadata, sidecar, shards"),
         (["tokenize", "x", "--ids", "--pieces"], "exclude each other"),
         (["tokenize", "x", "-o", "y"], "--train"),
         (["tokenize", "--train", "x", "y"], "--train takes one"),
@@ -190,6 +205,34 @@ def test_weights_that_are_not_there_or_are_none(cli: Cli, tmp_path: Path) -> Non
     bad = tmp_path / "bad.model"
     bad.write_bytes(b"\x00" * 100)
     assert "not a tokenizer" in one_line(cli("tokenize", "a cat", "-m", bad), 3)
+
+
+# --- check
+
+
+def test_check_takes_several_and_says_what_it_left_out(cli: Cli, tmp_path: Path) -> None:
+    folders.CASES["webdataset"].build(tmp_path / "set")
+    done = cli("check", "set/00000.tar", "set/00001.tar", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pairs"] == 8
+    folders.CASES["sidecar"].build(tmp_path / "some")
+    done = cli("check", "some", "--preview", "sheet.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "20 images have no caption" in done.stdout
+    assert "60 pairs, 60 captions, 15 words; 20 left out" in done.stdout
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert cli("check", "some", "--strict", cwd=tmp_path).returncode == 3
+    assert cli("check", "some", "--max-bad", "20%", cwd=tmp_path).returncode == 3
+    assert cli("check", "some", "--max-bad", "25%", cwd=tmp_path).returncode == 0
+    assert "exists" in one_line(cli("check", "some", "--preview", "sheet.png", cwd=tmp_path), 1)
+
+
+def test_no_message_says_1_pictures(cli: Cli, tmp_path: Path) -> None:
+    folders.fill(tmp_path / "one", 1)
+    (tmp_path / "one" / "bare.png").write_bytes(folders.png(2))
+    done = cli("check", "one", cwd=tmp_path)
+    assert re.search(r"\b1 (pair|caption|picture|image|file|word)s\b", done.stdout) is None
+    assert "1 pair, 1 caption" in done.stdout
 
 
 # --- tokenize

@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from t2i_cli.cli import _export_folder
 from t2i_cli.errors import OutputError
 from t2i_cli.export import OPSET, export_onnx
 from t2i_cli.noise import noise_batch
@@ -44,3 +46,16 @@ def test_other_programs_can_draw_with_the_files(tmp_path):
         assert np.abs(seen[row] - reference.image_features(wanted)[0]).max() < 1e-3
     with pytest.raises(OutputError, match="there already"):
         export_onnx(weights, tmp_path / "out")
+
+
+def test_exports_without_a_place_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _export_folder(tmp_path / "toy.safetensors", force=False) == Path("toy-onnx")
+    (tmp_path / "toy-onnx").mkdir()
+    assert _export_folder(tmp_path / "toy.safetensors", force=False) == Path("toy-onnx-2")
+    (tmp_path / "toy-onnx-2").mkdir()
+    assert _export_folder(tmp_path / "toy.safetensors", force=False) == Path("toy-onnx-3")
+    assert _export_folder(tmp_path / "toy.safetensors", force=True) == Path("toy-onnx")
+    runs = tmp_path / "runs" / "pets"
+    assert _export_folder(runs / "model.safetensors", force=False) == Path("pets-onnx")
+    assert _export_folder(runs / "best.safetensors", force=False) == Path("pets-best-onnx")

@@ -217,9 +217,24 @@ def test_a_picture_of_ours(tmp_path: Path, format: str):
         "tiny",
     )
     assert (told["format"], told["width"], told["height"]) == (format, "8", "8")
+    assert not {"truncation", "best of", "scale", "literal", "sheet", "frames"} & told.keys()
     data = json.loads(json.dumps(report.to_dict()))
+    assert (data["seed"], data["guidance"]) == (123456789, 1.5)
     assert data["generated"] is True
     assert data["recipe"]["model_hash"] == "ab" * 32
+
+
+def test_a_sheet_of_ours_is_told_in_words(tmp_path: Path):
+    recipe = metadata.Recipe(
+        "a cat", 0, kind="grid", sheet=(("a cat", 0, 4, "", 1.0), ("a dog", 7, 1, "", 2.0))
+    )
+    text = metadata.to_text(recipe, 8, 8)
+    (tmp_path / "a.png").write_bytes(images.encode(np.zeros((8, 8, 3), np.uint8), text=text))
+    report = info(tmp_path / "a.png")
+    assert dict(report.lines())["sheet"] == (
+        "a cat (4 pictures from seed 0), a dog (1 picture from seed 7, guidance 2)"
+    )
+    assert report.to_dict()["recipe"]["sheet"][1] == ["a dog", 7, 1, "", 2.0]
 
 
 def test_a_picture_of_somebody_else(tmp_path: Path):
