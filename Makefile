@@ -17,6 +17,7 @@ PROMPT ?= a red cat
 BENCH_MODEL ?= weights/icons.safetensors
 BENCH_DATA ?= examples/icons
 BIN := $(VENV)/bin
+FOLDERS := $(VENV)/folders
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP)
 
 .DEFAULT_GOAL := help
@@ -71,6 +72,11 @@ format: $(VENV)/.dev  ## what ruff can mend by itself
 
 examples: $(VENV)/.dev  ## every examples/*.sh, as CI does
 	@for script in examples/*.sh; do echo "== $$script"; PATH="$(abspath $(BIN)):$$PATH" bash "$$script" || exit 1; done
+	@rm -rf "$(FOLDERS)" && $(BIN)/python tests/folders.py "$(FOLDERS)" excel coco zip_sidecar > /dev/null
+	@for data in "$(FOLDERS)"/excel "$(FOLDERS)"/coco "$(FOLDERS)"/zip_sidecar/pictures.zip; do \
+		echo "== examples/own_folder.sh $$data"; \
+		TIME=20s PATH="$(abspath $(BIN)):$$PATH" bash examples/own_folder.sh "$$data" "a red cat" || exit 1; \
+	done; rm -rf "$(FOLDERS)"
 
 wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(DIST) .

@@ -52,7 +52,9 @@ def fit(images: CaptionedImages, seconds: float) -> tuple[EvalEncoder, dict[str,
     torch.manual_seed(SEED)
     encoder = EvalEncoder().to(memory_format=torch.channels_last)
     train, _ = images.split(0.05, 0)
-    labels = [classes([meta.get(key) for meta in images.meta]) for key in ("style", "category")]
+    labels = [
+        classes([meta.get(key) for meta in images.attributes]) for key in ("style", "category")
+    ]
     heads = nn.ModuleList(nn.Linear(encoder.feature_dim, 1 + int(label.max())) for label in labels)
     scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
     parameters = [*encoder.parameters(), *heads.parameters()]

@@ -28,7 +28,7 @@ from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageErr
 from t2i_cli.signals import Interrupted, StopRequest, interruptible
 
 if TYPE_CHECKING:
-    from t2i_cli.data import CaptionsFrom
+    from t2i_cli.data import ReadOptions
 
 __all__ = ["app", "ended", "run"]
 
@@ -84,18 +84,50 @@ def main(
 # --- options that several commands share
 
 DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A folder of captioned pictures, or tar shards.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A folder of captioned pictures, a tar, a zip, or metadata."
+    ),
 ]
 CaptionsFromName = Annotated[
     str | None,
     typer.Option(
         "--captions-from",
-        metavar="folder|metadata|sidecar|shards",
+        metavar="folder|name|metadata|sidecar|shards",
         help="Where captions are; found out by itself if not given.",
     ),
 ]
 CaptionKey = Annotated[
     str | None, typer.Option(metavar="K", help="The metadata field that holds the caption.")
+]
+CaptionLinesName = Annotated[
+    str | None,
+    typer.Option(
+        "--caption-lines",
+        metavar="join|alternatives|first",
+        help="What several lines of a caption file are; found out by itself if not given.",
+    ),
+]
+FitName = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="crop|pad|stretch",
+        help="Pictures that are not square  [default: crop opaque ones, pad others]",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data of which anything is left out.")
+]
+MaxBad = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Refuse data of which more than this is bad, such as 5%.  [default: 50%]",
+    ),
+]
+NoFollowLinks = Annotated[
+    bool, typer.Option("--no-follow-links", help="Leave symbolic links in the data out.")
 ]
 ModelName = Annotated[
     str | None,
@@ -120,21 +152,42 @@ LiteralPrompts = Annotated[
 
 @app.command(short_help="Say what a data set holds and what is wrong with it.")
 def check(
-    data: DataPath,
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Folders of captioned pictures, tar or zip files, or metadata; several are one set.",
+        ),
+    ],
     json_rows: Json = False,
     captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
+    caption_lines: CaptionLinesName = None,
+    fit: FitName = None,
+    strict: Strict = False,
+    max_bad: MaxBad = None,
+    no_follow_links: NoFollowLinks = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="SHEET.png", help="Write a sheet of what the model will see."),
+    ] = None,
 ) -> None:
-    """Say which layout a data set has, what is wrong with it, and how to mend it."""
+    """Say which layout a data set has, what is left out and why, and how to mend it."""
     from t2i_cli.check import check as check_data
+    from t2i_cli.check import refuse_existing, write_preview
     from t2i_cli.config import TrainConfig
+    from t2i_cli.data import cache_folder
 
-    layout = _layout(captions_from)
+    options = _read_options(
+        captions_from, caption_key, caption_lines, fit, strict, max_bad, no_follow_links
+    )
+    if preview is not None:
+        refuse_existing(preview)
     with console.progress("reading", "pictures") as update:
         report = check_data(
-            data,
-            captions_from=layout,
-            caption_key=caption_key,
+            [Path(one) for one in data],
+            options,
+            cache=cache_folder(),
             progress=update,
             estimate=lambda _: f"{console.clock(TrainConfig().time)}, or as long as --time says",
         )
@@ -142,6 +195,9 @@ def check(
         console.result_json(report.to_dict())
     else:
         console.checklist((line.sign, line.message, line.mend) for line in report.lines)
+    if preview is not None:
+        write_preview(report, preview, options)
+        console.note(f"preview: {preview}")
     raise typer.Exit(report.exit_code)
 
 
@@ -210,7 +266,7 @@ def tokenize(
         )
     row = verb.train(
         train, out or Path("tokenizer.model"),
-        vocab_size=vocab_size, force=force, captions_from=_layout(captions_from), caption_key=caption_key,
+        vocab_size=vocab_size, force=force, options=_read_options(captions_from, caption_key),
     )  # fmt: skip
     console.note(
         f"{console.count(row['vocab_size'])} pieces from {console.count(row['texts'])} texts"
@@ -325,6 +381,11 @@ def train(
     ] = "auto",
     captions_from: CaptionsFromName = None,
     caption_key: CaptionKey = None,
+    caption_lines: CaptionLinesName = None,
+    fit: FitName = None,
+    strict: Strict = False,
+    max_bad: MaxBad = None,
+    no_follow_links: NoFollowLinks = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")
     ] = False,
@@ -348,7 +409,9 @@ def train(
 
     if time is not None and steps is not None:
         raise UsageError("--time and --steps exclude each other", "give one of them")
-    layout = _layout(captions_from)
+    reading = _read_options(
+        captions_from, caption_key, caption_lines, fit, strict, max_bad, no_follow_links
+    )
     run_folder = out if out is not None else Path("runs") / _run_name(data)
     flags: dict[str, Any] = {
         "size": size,
@@ -395,6 +458,7 @@ def train(
     # before torch is loaded, which takes seconds
     with nullcontext() if dry_run else _signals_to(wish):
         from t2i_cli.checkpoint import resolve_model
+        from t2i_cli.prompts import read_prompts
         from t2i_cli.train import TrainSettings
         from t2i_cli.train import plan as plan_run
         from t2i_cli.train import train as train_run
@@ -412,11 +476,10 @@ def train(
             device=device,
             init=None if init is None else resolve_model(init),
             tokenizer=tokenizer,
-            prompts=None if prompts is None else _read_lines(prompts),
+            prompts=None if prompts is None else read_prompts(str(prompts), console.warn),
             resume=resume,
             force=force,
-            captions_from=layout,
-            caption_key=caption_key,
+            reading=reading,
             attributes=_columns(attributes),
             defaults=tuple(default or ()),
             tensorboard=tensorboard,
@@ -612,10 +675,10 @@ def export(
 
     path = resolve_model(name or model)
     if no_references:
-        bare = out or Path(f"{path.stem}-no-references.safetensors")
+        bare = out or Path(f"{_name_of(path)}-no-references.safetensors")
         files = [export_without_references(path, bare, overwrite=force)]
     else:
-        files = export_onnx(path, out or Path(f"{path.stem}-onnx"), overwrite=force)
+        files = export_onnx(path, out or _export_folder(path, force), overwrite=force)
     for file in files:
         if json_rows:
             console.result_json({"path": str(file), "bytes": file.stat().st_size})
@@ -685,8 +748,7 @@ def evaluate(
         guidance=guidance,
         seed=seed,
         device=device,
-        captions_from=_layout(captions_from),
-        caption_key=caption_key,
+        reading=_read_options(captions_from, caption_key),
     )
     lacking = [one.score for one in conditions if one.score not in settings.scores]
     if lacking:
@@ -803,18 +865,54 @@ def _begun(model: str) -> dict[str, Any]:
     return {"size": config.size, "resolution": config.resolution, **kept}
 
 
-def _layout(name: str | None) -> CaptionsFrom | None:
-    """The value of --captions-from, checked."""
-    if name not in (None, "folder", "metadata", "sidecar", "shards"):
-        raise UsageError(
-            f"--captions-from {name}: no such layout", "use folder, metadata, sidecar or shards"
-        )
-    return name
+def _read_options(
+    captions_from: str | None = None,
+    caption_key: str | None = None,
+    caption_lines: str | None = None,
+    fit: str | None = None,
+    strict: bool = False,
+    max_bad: str | None = None,
+    no_follow_links: bool = False,
+) -> ReadOptions:
+    """How data is read, from the options of the command line, checked."""
+    from t2i_cli.data import ReadOptions, share_of
+
+    if strict and max_bad is not None:
+        raise UsageError("--strict and --max-bad exclude each other", "give one of them")
+    most = 0.0 if strict else None if max_bad is None else share_of(max_bad)
+    given: dict[str, Any] = {
+        "captions_from": captions_from,
+        "caption_lines": caption_lines,
+        "fit": fit,
+    } | ({} if most is None else {"max_bad": most})
+    return ReadOptions(caption_key=caption_key, follow_links=not no_follow_links, **given)
+
+
+def _name_of(model: Path) -> str:
+    """A model's name: its file's, of a run its folder's."""
+    if model.stem not in ("model", "best"):
+        return model.stem
+    return model.resolve().parent.name + ("-best" if model.stem == "best" else "")
+
+
+def _export_folder(model: Path, force: bool) -> Path:
+    """Where an export goes that was given no place: NAME-onnx, the name of a run being its folder's.
+
+    What is there already stays; the next free number is taken.
+    """
+    name = _name_of(model)
+    folder = Path(f"{name}-onnx")
+    number = 2
+    while folder.exists() and not force:
+        folder = Path(f"{name}-onnx-{number}")
+        number += 1
+    return folder
 
 
 def _run_name(data: Path) -> str:
     """A run's name from its data's: ``data/pets/`` -> pets, ``icons-000.tar`` -> icons-000."""
-    name = re.sub(r"[^\w.-]+", "-", data.resolve().name.removesuffix(".tar")).strip("-.")
+    stem = re.sub(r"\.(tar|tar\.gz|tgz|zip|csv|jsonl|json|parquet)$", "", data.resolve().name)
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
     return name or "run"
 
 
@@ -836,19 +934,6 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         return name.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         return name.strip(), value.strip()
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    if not lines:
-        raise UsageError(f"{path}: holds no prompt", "write one prompt a line")
-    return lines
 
 
 def _show_plan(plan: dict[str, Any], json_rows: bool) -> None:
@@ -1010,16 +1095,51 @@ def _usage_error(error: Any) -> UsageError:
     wrong = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and wrong is not None and context is not None:
         message = f"no such option: {wrong}"
-        known = [
-            name
-            for param in context.command.params
-            for name in (*param.opts, *param.secondary_opts)
-            if name.startswith("--")
-        ]
-        near = get_close_matches(wrong, known, n=1)
-        if near:
-            hint = f"did you mean {near[0]}? {hint}"
+        if said := _meant(wrong, context):
+            hint = f"{said} {hint}"
     return UsageError(message[:1].lower() + message[1:], hint)
+
+
+# what other tools call options of these
+_OTHER_NAMES = {
+    "--epochs": "--time or --steps", "--num-epochs": "--time or --steps", "--max-steps": "--steps",
+    "--max-train-steps": "--steps", "--learning-rate": "--lr", "--output": "--out", "--output-dir": "--out",
+    "--num-images": "--count", "--number": "--count", "--cfg": "--guidance", "--cfg-scale": "--guidance",
+    "--guidance-scale": "--guidance", "--negative-prompt": "--negative", "--overwrite": "--force",
+    "--ckpt": "--model", "--checkpoint": "--model", "--width": "--scale", "--height": "--scale",
+}  # fmt: skip
+_LIKE = 0.75  # how much of two names has to be the same, 0 to 1, for one to be taken for the other
+
+
+def _meant(wrong: str, context: Any) -> str:
+    """What an unknown option probably means, as a sentence with a question mark or a full stop; or nothing."""
+    known = _options_of(context.command)
+    other = _OTHER_NAMES.get(wrong, "")
+    if other and other.split()[0] in known:
+        return f"did you mean {other}?"
+    near = get_close_matches(wrong.lstrip("-"), [name[2:] for name in known], 1, _LIKE)
+    if near:
+        return f"did you mean --{near[0]}?"
+    group = context.parent.command if context.parent is not None else context.command
+    elsewhere = [
+        name
+        for name, command in getattr(group, "commands", {}).items()
+        if wrong in _options_of(command)
+    ]
+    if elsewhere:
+        return f"{wrong} is an option of t2i {' and '.join(elsewhere)}."
+    if context.command.name in ("sample", "tokenize") and not wrong.startswith("--"):
+        return f'for a prompt that starts with -, write -- before it: {context.command_path} -- "-...".'
+    return ""
+
+
+def _options_of(command: Any) -> list[str]:
+    return [
+        name
+        for param in command.params
+        for name in (*param.opts, *param.secondary_opts)
+        if name.startswith("--")
+    ]
 
 
 def _command() -> Any:

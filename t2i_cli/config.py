@@ -7,10 +7,12 @@ anything expensive is done with them, and a `ModelConfig` read from a stranger's
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from t2i_cli.errors import InputError, UsageError
+from t2i_cli.wording import plain
 
 __all__ = [
     "PRESETS",
@@ -361,7 +363,9 @@ class TrainConfig:
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UsageError(f"{name} = {value}: out of range", f"use {low:g} to {high:g}")
+                raise UsageError(
+                    f"{name} = {plain(value)}: out of range", f"use {plain(low)} to {plain(high)}"
+                )
         for name, values in {
             "size": tuple(PRESETS), "resolution": RESOLUTIONS, "loss": ("relativistic", "log"),
             "alignment": ("contrastive", "squared"), "penalty": ("finite", "exact"), "objective": ("flow", "gan"),
@@ -395,17 +399,15 @@ class TrainConfig:
         clean: dict[str, Any] = {}
         for name, value in with_rates(data).items():
             if name not in known:
-                raise UsageError(
-                    f"config: unknown setting {name!r}", "settings: " + ", ".join(known)
-                )
+                raise UsageError(f"config: unknown setting {name}", "settings: " + ", ".join(known))
             default = known[name].default
             wanted = cast("type[object]", type(default))
             if wanted is float and type(value) is int:
                 value = float(value)
             if type(value) is not wanted:
                 raise UsageError(
-                    f"config: {name} = {value!r}: expected {wanted.__name__}",
-                    f"for example {default!r}",
+                    f"config: {name} = {json.dumps(value, default=str)}: expected {_KINDS[wanted]}",
+                    f"for example {json.dumps(default)}",
                 )
             clean[name] = value
         if "steps" in clean and "time" not in clean and clean["steps"] > 0:
@@ -413,7 +415,7 @@ class TrainConfig:
         return cls(**clean)
 
 
-_RATES = ("contrastive_lr", "autoencoder_lr", "flow_lr", "gan_lr")
+RATES = ("contrastive_lr", "autoencoder_lr", "flow_lr", "gan_lr")  # what --lr sets
 LR_BOUNDS = (1e-7, 0.1)
 
 
@@ -433,10 +435,11 @@ def learning_rates(lr: float) -> dict[str, float]:
     low, high = LR_BOUNDS
     if not low <= lr <= high:
         raise UsageError(
-            f"--lr {lr:g}: out of range",
-            f"it is the generator's learning rate, {usual['flow_lr']:g} by default; use {low:g} to {high:g}",
+            f"--lr {plain(lr)}: out of range",
+            f"it is the generator's learning rate, {plain(usual['flow_lr'])} by default; "
+            f"use {plain(low)} to {plain(high)}",
         )
-    return {name: usual[name] * (lr / usual["flow_lr"]) for name in _RATES}
+    return {name: usual[name] * (lr / usual["flow_lr"]) for name in RATES}
 
 
 def with_rates(settings: dict[str, Any]) -> dict[str, Any]:
@@ -452,15 +455,25 @@ def with_rates(settings: dict[str, Any]) -> dict[str, Any]:
         return others
     lr = settings["lr"]
     if isinstance(lr, bool) or not isinstance(lr, int | float):
-        raise UsageError(f"config: lr = {lr!r}: expected float", "for example 0.0009")
-    if all(name in settings for name in _RATES):
-        return others | {name: settings[name] * lr for name in _RATES}
+        shown = json.dumps(lr, default=str)
+        raise UsageError(f"config: lr = {shown}: expected {_KINDS[float]}", "for example 0.0009")
+    if all(name in settings for name in RATES):
+        return others | {name: settings[name] * lr for name in RATES}
     return {**learning_rates(float(lr)), **others}
+
+
+_KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+}
 
 
 def _check(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise InputError(f"config: {name} = {value!r}: expected {expected}")
+        shown = json.dumps(value, default=str)
+        raise InputError(f"config: {name} = {shown}: expected {expected}")
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

@@ -34,7 +34,7 @@ from t2i_cli.checkpoint import (
     write_atomic,
 )
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
-from t2i_cli.data import CaptionedImages
+from t2i_cli.data import CaptionedImages, ReadOptions
 from t2i_cli.data.cache import cache_folder
 from t2i_cli.data.splits import read_records, unseen
 from t2i_cli.encoders import Encoder, load_encoder
@@ -51,6 +51,7 @@ from t2i_cli.models import encode, many_steps, one_step
 from t2i_cli.noise import noise_batch
 from t2i_cli.pixels import to_pixels
 from t2i_cli.tokenizer import Tokenizer
+from t2i_cli.wording import number_of, plain
 from t2i_cli.words import Words
 
 __all__ = [
@@ -122,8 +123,7 @@ class EvalSettings:
     guidance: float = 1.0
     seed: int = 0  # first seed of the pictures, and of whatever else is drawn
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    captions_from: Any = None  # as for data.load
-    caption_key: str | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)  # how the data is read
     cache: Path | None = None  # folder of the cache; None takes T2I_CACHE or the platform's
 
     def __post_init__(self) -> None:
@@ -329,7 +329,7 @@ def parse_condition(text: str) -> Condition:
     except ValueError:
         pass
     raise UsageError(
-        f"--fail-if {text!r}: not a condition",
+        f"--fail-if {text}: not a condition",
         "for example 'kid>0.05'; scores: " + ", ".join(SCORES),
     )
 
@@ -337,7 +337,8 @@ def parse_condition(text: str) -> Condition:
 def hold(evaluation: Evaluation, conditions: Sequence[Condition]) -> None:
     """Raise ThresholdError where a model or a folder of pictures meets a condition."""
     met = [
-        f"{subject.name}: {condition.score} is {value:.4g}, {condition.sign} {condition.limit:g}"
+        f"{subject.name}: {condition.score} is {plain(round(value, 6))}, "
+        f"{condition.sign} {plain(condition.limit)}"
         for condition in conditions
         for subject in evaluation.subjects
         if subject.kind in ("model", "pictures")
@@ -389,7 +390,8 @@ def _split(images: CaptionedImages, models: dict[str, Path | None]) -> _Split:
     if not known:
         return _Split(*images.split(0.02, 0), tuple(unknown))
     rows = np.logical_and.reduce(known)
-    return _Split(np.flatnonzero(~rows), np.flatnonzero(rows), tuple(unknown))
+    usable = np.array([split != "test" for split in images.splits], bool)
+    return _Split(np.flatnonzero(~rows & usable), np.flatnonzero(rows & usable), tuple(unknown))
 
 
 def _warnings(split: _Split, held_out: int, *, has_held_out: bool) -> tuple[str, ...]:
@@ -425,7 +427,7 @@ class _Bench:
             train = held_out = np.arange(len(images))
         if len(held_out) < 10:
             raise DataError(
-                f"{settings.data}: {len(held_out)} pictures are too few to measure against",
+                f"{settings.data}: {number_of(len(held_out), 'picture is', 'pictures are')} too few to measure against",
                 "give 10 or more",
             )
         draw = np.random.RandomState(settings.seed)
@@ -434,9 +436,9 @@ class _Bench:
         self.others = draw.permutation(held_out)
         self.others = np.sort(self.others[~np.isin(self.others, self.reference)][: settings.count])
         count = len(self.reference)
-        what = "held-out pictures" if not split.unknown else "pictures"
+        what = "held-out picture" if not split.unknown else "picture"
         self.reference_note = (
-            f"{count} {what} of {settings.data}"
+            f"{number_of(count, what)} of {settings.data}"
             if self.has_held_out
             else f"{count} of all pictures of {settings.data}"
         )
@@ -487,11 +489,14 @@ class _Bench:
             )
         if len(rows) < 10:
             raise DataError(
-                f"{name}: {len(rows)} pictures are too few to measure", "give 10 or more"
+                f"{name}: {number_of(len(rows), 'picture is', 'pictures are')} too few to measure",
+                "give 10 or more",
             )
         captions = [folder.captions[i][0] for i in rows]
         subject = Subject(name, "pictures")
-        self._measure(subject, folder.pixels[rows], captions, None, [folder.meta[i] for i in rows])
+        self._measure(
+            subject, folder.pixels[rows], captions, None, [folder.attributes[i] for i in rows]
+        )
         if "diversity" in self.needs:
             subject.scores["diversity"] = self._same_caption(folder.pixels, folder.captions)
         return _ordered(subject, self.settings.scores)
@@ -626,7 +631,7 @@ class _Bench:
             return self.texts.text_features(captions)
 
     def _meta(self, row: int) -> dict[str, Any]:
-        return {**self.images.meta[row], "split": self.images.splits[row] or "all"}
+        return {**self.images.attributes[row], "split": self.images.splits[row] or "all"}
 
     def _say(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.tell(what, done, total)
@@ -753,10 +758,10 @@ def _model_path(name: str) -> Path | None:
     return resolve_model(name)
 
 
-def _shape(models: list[Path], features: str) -> tuple[int | None, int]:
-    """Channels (None: as the data has) and resolution (px) at which all are compared."""
+def _shape(models: list[Path], features: str) -> tuple[int, int]:
+    """Channels and resolution (px) at which all are compared."""
     configs = [read_info(path).config for path in models]
-    channels = min((config.image_channels for config in configs), default=None)
+    channels = min((config.image_channels for config in configs), default=4)
     usual = 64 if features == "own" else 256
     return channels, max((config.resolution for config in configs), default=usual)
 
@@ -764,17 +769,16 @@ def _shape(models: list[Path], features: str) -> tuple[int | None, int]:
 def _load(
     settings: EvalSettings,
     resolution: int,
-    channels: int | None,
+    channels: int,
     tell: Progress,
     *,
     drawing: bool,
 ) -> CaptionedImages:
     """The data; without captions where nothing reads them: no metric, and no model to draw from them."""
     where: dict[str, Any] = {
+        "options": settings.reading,
         "image_channels": channels,
         "cache": settings.cache,
-        "captions_from": settings.captions_from,
-        "caption_key": settings.caption_key,
         "progress": lambda done, total: tell("reading data", done, total),
     }
     try:

@@ -8,8 +8,8 @@ names the file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +20,22 @@ import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
 from t2i_cli.errors import DataError, visible
+from t2i_cli.headers import cleaned_png, extra_format, jxl_size, webp_size
 
 __all__ = [
+    "EXTRA_SUFFIXES",
     "FORMATS",
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "SUFFIXES",
+    "Fit",
     "ImageText",
     "Picture",
     "decode",
     "encode",
     "encode_animation",
     "fit",
+    "fitted",
     "flatten",
     "from_pil",
     "grid",
@@ -41,12 +45,23 @@ __all__ = [
     "to_pil",
 ]
 
+Fit = Literal["crop", "pad", "stretch"]  # how a picture that is not square is made so
+
 MAX_PIXELS = 50_000_000  # width times height; a larger picture is refused before it is decoded
 MAX_FILE_BYTES = 256 * 2**20  # a larger file is refused before it is read
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF")  # Pillow's names
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # Pillow's names
 # lower case
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif"})
+SUFFIXES = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        ".avif",
+    )
+)
+EXTRA_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".jxl"})  # read with a package more
+# format -> the extra that reads it, the package's module, and Pillow's name for it
+_EXTRAS = {"HEIC": ("heif", "pillow_heif", "HEIF"), "JPEG XL": ("jxl", "pillow_jxl", "JXL")}
 
+_CONTENT = 96  # px of the long side at which a picture is looked at to centre a crop
 _MAX_COLOURS_OF_PIXEL_ART = 64
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -66,7 +81,7 @@ _IMAGE_DESCRIPTION = 0x010E
 class Picture:
     """A picture made square, and what it was before."""
 
-    pixels: np.ndarray  # uint8 (r, r, 4), straight alpha
+    pixels: np.ndarray  # uint8 (r, r, 4), straight alpha; 255 everywhere where the file is opaque
     has_alpha: bool  # whether any pixel of the file was not opaque
     width: int  # px, of the file, upright
     height: int  # px
@@ -87,7 +102,8 @@ def decode(data: bytes, *, name: str, at_least: int = 0) -> np.ndarray:
     """The pixels of a picture file, upright, in 8 bits.
 
     Args:
-        data: PNG, JPEG, WebP, BMP, GIF (first frame) or AVIF where Pillow has it.
+        data: PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page), AVIF where Pillow has it, and
+            HEIC or JPEG XL where the package for it is installed. Colours are converted to sRGB.
         name: what an error calls the file.
         at_least: px; where positive, a JPEG may be decoded at 1/2, 1/4 or 1/8 size, its short side
             not under this.
@@ -103,7 +119,7 @@ def decode(data: bytes, *, name: str, at_least: int = 0) -> np.ndarray:
         return np.array(image)
 
 
-def read_picture(data: bytes, *, name: str, resolution: int) -> Picture:
+def read_picture(data: bytes, *, name: str, resolution: int, how: Fit | None = None) -> Picture:
     """Decode and `fit` in one go: what goes into the training cache.
 
     Raises:
@@ -111,21 +127,32 @@ def read_picture(data: bytes, *, name: str, resolution: int) -> Picture:
     """
     with _reading(name):
         image, width, height = _open(data, name, resolution)
-        has_alpha = image.mode == "RGBA" and np.asarray(image.getchannel("A")).min() < 255
-        return Picture(_fit(image, resolution), bool(has_alpha), width, height)
+        clear = not _is_opaque(image)
+        return Picture(_fit(image, resolution, how), clear, width, height)
 
 
-def fit(pixels: np.ndarray, resolution: int) -> np.ndarray:
-    """Pixels, uint8 (h, w, 3 or 4) -> uint8 (resolution, resolution, 4), the whole picture centred on transparency.
+def fit(pixels: np.ndarray, resolution: int, how: Fit | None = None) -> np.ndarray:
+    """Pixels, uint8 (h, w, 3 or 4) -> uint8 (resolution, resolution, 4); an opaque picture stays opaque.
 
-    The aspect ratio is kept and the rest is padded, not cropped: a caption speaks of the whole
-    picture, and a crop may cut away the very thing it names. The padding is transparent, so it is
-    plain background where alpha is kept and white where the set is flattened. Colours are weighted
-    by alpha while resampling (no dark or coloured fringe), reduction is antialiased (Lanczos),
-    enlargement is bicubic; but a small picture of few colours that fits a whole number of times is
-    pixel art and is enlarged by repeating its pixels.
+    Colours are weighted by alpha while resampling (no dark or coloured fringe), reduction is
+    antialiased (Lanczos), enlargement is bicubic; but a small picture of few colours that fits a
+    whole number of times is pixel art and is enlarged by repeating its pixels.
+
+    Args:
+        pixels: straight alpha.
+        resolution: px, the side.
+        how: for a picture that is not square. ``crop`` cuts the long side, centred on what the
+            picture shows; ``pad`` adds to the short one, transparent, or white where the picture is
+            opaque; ``stretch`` changes the shape. None crops opaque pictures and pads others.
     """
-    return _fit(to_pil(pixels), resolution)
+    return _fit(to_pil(pixels), resolution, how)
+
+
+def fitted(width: int, height: int, opaque: bool, how: Fit | None) -> Fit | None:
+    """What `fit` does to a picture of this size (px); None where it is square already."""
+    if width == height:
+        return None
+    return how or ("crop" if opaque else "pad")
 
 
 def flatten(pixels: np.ndarray, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
@@ -381,7 +408,7 @@ def _plain_reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the {MAX_PIXELS // 10**6} megapixels that are read"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, BMP, GIF or AVIF picture"
+        return "not a PNG, JPEG, WebP, BMP, GIF, TIFF or AVIF picture"
     if "truncated" in said.lower() or isinstance(error, EOFError):
         return "truncated"
     return f"broken ({said or type(error).__name__})"
@@ -395,11 +422,33 @@ def _header(data: bytes, name: str) -> Image.Image:
         )
     if not data:
         raise DataError(f"{name}: an empty file")
-    # Pillow makes room for a WebP's whole canvas when it opens it
-    _check_size(*_webp_size(data), name)
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    # Pillow makes room for a WebP's whole canvas when it opens it; the JPEG XL plugin decodes
+    _check_size(*webp_size(data), name)
+    formats = FORMATS
+    if extra := extra_format(data):
+        _check_size(*jxl_size(data), name)
+        formats = (_with_extra(extra, name),)
+    image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(image.width, image.height, name)
     return image
+
+
+def _with_extra(extra: str, name: str) -> str:
+    """Pillow's name for a format that another package reads, once that is imported.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+    option, module, format = _EXTRAS[extra]
+    try:
+        imported = __import__(module)
+    except ImportError:
+        raise DataError(
+            f"{name}: {extra} needs a package: pip install 't2i-cli[{option}]'"
+        ) from None
+    if option == "heif":
+        imported.register_heif_opener()
+    return format
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -409,23 +458,10 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height as a WebP file's header says them; (0, 0) for any other file."""
-    head = data[:30]
-    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        return 0, 0
-    if head[12:16] == b"VP8X":
-        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-    if head[12:16] == b"VP8L":
-        (bits,) = struct.unpack("<I", head[21:25])
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", head[26:30])
-    return width & 0x3FFF, height & 0x3FFF
-
-
 def _open(data: bytes, name: str, at_least: int) -> tuple[Image.Image, int, int]:
     """The picture upright in mode RGB or RGBA, and the file's width and height (px, upright)."""
-    image = _header(data, name)
+    cleaned = cleaned_png(data)
+    image = _header(cleaned.data, name)
     width, height = image.size
     if at_least and image.format == "JPEG":
         # draft() takes the largest of 1, 1/2, 1/4, 1/8 that stays at or above what is asked for;
@@ -435,7 +471,7 @@ def _open(data: bytes, name: str, at_least: int) -> tuple[Image.Image, int, int]
             image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
     image.load()
     orientation = _orientation(image)
-    image = _eight_bit(image)
+    image = _in_srgb(image, cleaned.profile or image.info.get("icc_profile") or b"")
     if orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
         if orientation >= 5:
@@ -453,6 +489,59 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An image of any mode -> RGB or RGBA in sRGB. A profile that does not fit or cannot be read says nothing."""
+    if not profile:
+        return _eight_bit(image)
+    mode = "CMYK" if image.mode == "CMYK" else "L" if image.mode in ("L", "LA") else "RGB"
+    flat = image if image.mode == mode else None
+    alpha = None
+    if flat is None:
+        whole = image if image.mode == "LA" else _eight_bit(image)
+        alpha = whole.getchannel("A") if whole.mode in ("LA", "RGBA") else None
+        flat = whole.convert(mode)
+    try:
+        transform = _transform(profile, mode)
+        if transform is None:
+            return _eight_bit(image)
+        from PIL import ImageCms
+
+        converted = ImageCms.applyTransform(flat, transform)
+    except Exception:  # lcms raises whatever it likes
+        return _eight_bit(image)
+    if converted is None:
+        return _eight_bit(image)
+    if alpha is not None:
+        converted = converted.convert("RGBA")
+        converted.putalpha(alpha)
+    elif "transparency" in image.info:
+        converted = converted.convert("RGBA")
+        converted.putalpha(_eight_bit(image).getchannel("A"))
+    return converted
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What converts a profile's colours to sRGB; None where they are, or where it is of another mode."""
+    from PIL import ImageCms
+
+    given: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = given.profile.xcolor_space.strip()
+    told = (given.profile.profile_description or "").strip()
+    if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != mode or told.startswith("sRGB"):
+        return None
+    # threads share it, so it must keep nothing of the last pixel
+    flags = ImageCms.Flags.NOCACHE | ImageCms.Flags.BLACKPOINTCOMPENSATION
+    return ImageCms.buildTransform(
+        given,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags,
+    )
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Any mode -> RGB, or RGBA where the picture has transparency."""
     mode = image.mode
@@ -460,6 +549,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         return image
     if mode.startswith("I") or mode == "F":  # 16 bits a grey pixel
         grey = np.asarray(image).astype(np.float64)
+        if mode == "F" and grey.size and np.nanmax(grey) <= 1.0:  # as programs of science write it
+            grey = np.nan_to_num(grey) * 255
         image = Image.fromarray(
             np.clip(grey / (257 if mode != "F" else 1), 0, 255).round().astype(np.uint8)
         )
@@ -468,22 +559,33 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if has_alpha else "RGB")
 
 
-def _fit(image: Image.Image, resolution: int) -> np.ndarray:
+def _is_opaque(image: Image.Image) -> bool:
+    if image.mode != "RGBA":
+        return True
+    lowest, _ = image.getchannel("A").getextrema()
+    return lowest == 255
+
+
+def _fit(image: Image.Image, resolution: int, how: Fit | None) -> np.ndarray:
     width, height = image.size
-    longest = max(width, height)
-    if longest != resolution:
+    opaque = _is_opaque(image)
+    how = fitted(width, height, opaque, how)
+    if opaque and image.mode == "RGBA":
+        image = image.convert("RGB")
+    box = (0, 0, width, height)
+    size = (resolution, resolution)
+    if how == "crop":
+        box = _crop(image)
+    elif how == "pad":
+        longest = max(width, height)
         size = (
             max(1, round(width * resolution / longest)),
             max(1, round(height * resolution / longest)),
         )
-        if longest > resolution:
-            # Pillow weights RGBA by alpha
-            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        elif resolution % longest == 0 and image.getcolors(_MAX_COLOURS_OF_PIXEL_ART) is not None:
-            image = image.resize(size, Image.Resampling.NEAREST)
-        else:
-            image = image.resize(size, Image.Resampling.BICUBIC)
+    image = _resized(image, size, box)
     out = np.zeros((resolution, resolution, 4), np.uint8)
+    if opaque:
+        out[...] = 255
     left, top = (resolution - image.width) // 2, (resolution - image.height) // 2
     body = out[top : top + image.height, left : left + image.width]
     if image.mode == "RGBA":
@@ -493,6 +595,43 @@ def _fit(image: Image.Image, resolution: int) -> np.ndarray:
         body[..., :3] = np.asarray(image)
         body[..., 3] = 255
     return out
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> Image.Image:
+    width, height = box[2] - box[0], box[3] - box[1]
+    if size == (width, height):
+        return image if image.size == size else image.crop(box)
+    if max(width, height) > max(size) or min(width, height) > min(size):
+        # Pillow weights RGBA by alpha
+        return image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+    whole = size[0] % width == 0 and size[1] % height == 0
+    if whole and image.getcolors(_MAX_COLOURS_OF_PIXEL_ART) is not None:
+        return image.resize(size, Image.Resampling.NEAREST, box)
+    return image.resize(size, Image.Resampling.BICUBIC, box)
+
+
+def _crop(image: Image.Image) -> tuple[int, int, int, int]:
+    """The largest square of an image, centred on what it shows: on what is not clear, else on its edges."""
+    width, height = image.size
+    side = min(width, height)
+    factor = max(1, max(width, height) // _CONTENT)
+    small = np.asarray(image.convert("RGBA").reduce(factor)).astype(np.float32)
+    weight = small[..., 3]
+    if weight.min() == 255:
+        grey = small[..., :3].mean(-1)
+        weight = np.zeros_like(grey)
+        weight[:, 1:] += abs(np.diff(grey, axis=1))
+        weight[1:] += abs(np.diff(grey, axis=0))
+    along = weight.sum(0 if width > height else 1)
+    total = float(along.sum())
+    middle = max(width, height) / 2
+    if total > 0:
+        middle = float((along * (np.arange(len(along)) + 0.5)).sum()) / total
+        middle *= max(width, height) / len(along)
+    start = round(min(max(middle - side / 2, 0), max(width, height) - side))
+    return (start, 0, start + side, side) if width > height else (0, start, side, start + side)
 
 
 def _encodable(text: str) -> str:

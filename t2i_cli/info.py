@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from t2i_cli import checkpoint, images, metadata
 from t2i_cli.errors import DataError, InputError, WeightsError, visible
+from t2i_cli.wording import number_of
 
 __all__ = ["InfoReport", "Stage", "info", "sparkline"]
 
@@ -25,6 +26,7 @@ MAX_LINE = 1_000_000  # bytes; a longer line of a log is no row of ours
 # how files of pictures begin; read as the length of a weights file's header, each is far beyond its bound
 _PICTURES = (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"GIF8")
 _RUN_FILES = ("config.toml", "log.jsonl", "state", "model.safetensors")
+_SEEDS = ("seed", "picked", "first")  # numbers that are typed again, so without commas
 _BARS = "▁▂▃▄▅▆▇█"
 _NOT_CURVES = frozenset(
     {
@@ -71,7 +73,8 @@ class InfoReport:
             if isinstance(value, list | tuple):
                 value = ", ".join(map(str, cast("Sequence[object]", value)))
             if value not in (None, ""):
-                told.append((visible(label, 60), visible(_figure(value), 2000)))
+                shown = str(value) if label in _SEEDS else _figure(value)
+                told.append((visible(label, 60), visible(shown, 2000)))
         return told
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,12 +199,16 @@ def _references(told: checkpoint.WeightsInfo) -> str:
 def _trained(meta: Mapping[str, str]) -> str:
     parts: list[str] = []
     if step := meta.get("t2i.step"):
-        parts.append(f"{step} steps")
+        parts.append(_counted(step, "step"))
     if seen := meta.get("t2i.images"):
-        parts.append(f"{seen} pictures seen")
+        parts.append(_counted(seen, "picture") + " seen")
     if stage := meta.get("t2i.stage"):
         parts.append(f"up to the {stage} stage")
     return ", ".join(parts)
+
+
+def _counted(number: str, thing: str) -> str:
+    return number_of(int(number), thing) if number.isdecimal() else f"{number} {thing}s"
 
 
 # -- a run folder ---------------------------------------------------------------------------------
@@ -237,7 +244,8 @@ def _run(path: Path) -> InfoReport:
         "best": _model(path / "best.safetensors"),
         "last save": _saved(path),
         "samples": _samples(path / "samples"),
-        "log": f"{log.rows:,} rows" + (f", {log.torn} lines that are none" if log.torn else ""),
+        "log": number_of(log.rows, "row")
+        + (f", {number_of(log.torn, 'line that is', 'lines that are')} none" if log.torn else ""),
     }
     healthy = "; no sign of trouble in its log" if log.rows > 1 and not log.advice else ""
     verdict = [f"{facts['status']}{healthy}.", *log.advice]
@@ -367,7 +375,7 @@ def _saved(path: Path) -> str:
 
 def _samples(folder: Path) -> str:
     grids = sorted(path.name for path in folder.glob("*.png")) if folder.is_dir() else []
-    return f"{len(grids)} grids, the last is {folder / grids[-1]}" if grids else ""
+    return f"{number_of(len(grids), 'grid')}, the last is {folder / grids[-1]}" if grids else ""
 
 
 def _data(path: Path) -> str:
@@ -380,7 +388,7 @@ def _data(path: Path) -> str:
     data = cast("dict[str, Any]", told)
     parts = [str(data.get("layout", ""))]
     parts += [
-        f"{data[name]:,} {name}"
+        number_of(data[name], name.removesuffix("s"))
         for name in ("pairs", "captions", "words")
         if type(data.get(name)) is int
     ]
@@ -421,18 +429,25 @@ def _picture(path: Path) -> InfoReport:
         facts["parameters"] = told.text.get("parameters", "")
         facts["note"] = str(error).removeprefix(f"{path}: ")
         return InfoReport("picture", path, facts, details)
+    unset = dataclasses.asdict(metadata.Recipe(recipe.prompt, recipe.seed))
     given = {
         name: value
         for name, value in dataclasses.asdict(recipe).items()
-        if value is not False and value not in (None, "", ())
+        if name in ("prompt", "seed") or value != unset[name]
     }
     given.pop("format", None)
-    facts |= {
-        name.replace("_", " "): value if isinstance(value, tuple) else str(value)
-        for name, value in given.items()
-    }
     details["recipe"] = given
+    if recipe.sheet:
+        given = given | {"sheet": [_of_sheet(*row) for row in recipe.sheet]}
+    facts |= {name.replace("_", " "): value for name, value in given.items()}
     return InfoReport("picture", path, facts, details)
+
+
+def _of_sheet(prompt: str, seed: int, count: int, negative: str, guidance: float) -> str:
+    """A row of a sheet in words."""
+    without = f", without {negative}" if negative else ""
+    strong = f", guidance {_figure(guidance)}" if guidance != 1.0 else ""
+    return f"{prompt} ({number_of(count, 'picture')} from seed {seed}{without}{strong})"
 
 
 # -- numbers and texts ----------------------------------------------------------------------------

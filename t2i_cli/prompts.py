@@ -1,7 +1,9 @@
 """Lines of text from arguments, files and pipes -> `Request`s, one a prompt; a bad line costs that line alone.
 
 A line is a prompt, or a JSON object with ``prompt`` and any of ``seed``, ``n``, ``out``, ``id``, ``negative`` and
-``style``. What `t2i sample --json` prints is such a line too, so results can be piped back in.
+``style``. What `t2i sample --json` prints is such a line too, so results can be piped back in. Empty lines and those
+that start with ``#`` are passed over. A JSON array of such objects or of texts, and a CSV with a ``prompt`` column, are
+read as the lines that they stand for; UTF-16 as UTF-8.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,11 +29,14 @@ __all__ = [
     "argument",
     "open_prompts",
     "parse_line",
+    "read_prompts",
     "requests",
 ]
 
 MAX_LINE = 65_536  # bytes of one line
 MAX_N = 1_000_000  # pictures of one prompt
+FIELDS = ("prompt", "seed", "n", "out", "id", "negative", "style")
+MAX_WHOLE = 2**28  # bytes of an array or a CSV, which are read as a whole
 _OWN = frozenset(
     {
         "path",
@@ -63,6 +68,7 @@ class Request:
     negative: str | None = None  # a prompt to move away from
     style: str | None = None  # the attribute of that name
     line: int = 0  # 1-based, where it was read; 0 for an argument
+    unknown: tuple[str, ...] = ()  # fields that say nothing to t2i
 
 
 @dataclass(frozen=True)
@@ -79,15 +85,22 @@ class LineReader:
     Reads with ``os.read`` alone, so no buffer or thread is left behind when a signal ends the process. A line longer
     than `MAX_LINE` bytes comes out cut to MAX_LINE + 1 bytes, and memory stays bounded.
 
+    The first bytes decide what the rest is: UTF-16 is read as UTF-8, and a JSON array or a CSV as JSON lines, one a
+    prompt, for which everything is read first.
+
     Args:
         fd: an open file descriptor; it is never closed here.
+        table: whether it is a CSV whatever its first line says.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, table: bool = False) -> None:
         self.fd = fd
         self._lines: list[bytes] = []  # whole lines, last first
         self._tail = b""
         self._ended = False
+        self._table = table
+        self._begun = False  # whether the first line was looked at
+        self._decoder: Any = None  # of UTF-16
 
     def __iter__(self) -> Iterator[bytes]:
         """The lines, without their newline."""
@@ -132,11 +145,27 @@ class LineReader:
         return not any(event & select.POLLHUP for _, event in asked.poll(0))
 
     def _fill(self) -> None:
-        block = os.read(self.fd, 65_536)
-        if not block:
-            self._ended = True
-            if self._tail:
-                self._lines = [self._tail]
+        block = self._block()
+        if (
+            not self._begun
+            and not self._ended
+            and b"\n" not in block
+            and len(self._tail) < MAX_LINE
+        ):
+            self._tail += block  # the first line is not whole yet
+            return
+        if not self._begun:
+            self._begun = True
+            block, self._tail = self._tail + block, b""
+            whole = self._whole(block)
+            if whole is not None:
+                self._lines, self._ended = whole[::-1], True
+                return
+        if self._ended:
+            if self._tail or block:
+                lines = (self._tail + block).split(b"\n")
+                lines = lines[:-1] if not lines[-1] else lines
+                self._lines = [line[: MAX_LINE + 1] for line in reversed(lines)]
             return
         first, *rest = block.split(b"\n")
         self._tail += first
@@ -146,6 +175,94 @@ class LineReader:
         lines = [self._tail, *rest]
         self._tail = lines.pop()
         self._lines = [line[: MAX_LINE + 1] for line in reversed(lines)]
+
+    def _block(self) -> bytes:
+        """What can be read now, as UTF-8; at the end of it, nothing, and `_ended` is set."""
+        block = os.read(self.fd, 65_536)
+        first = not self._begun and not self._tail and self._decoder is None
+        if first and (coding := _wide(block)):
+            import codecs
+
+            self._decoder = codecs.getincrementaldecoder(coding)("replace")
+        if not block:
+            self._ended = True
+        if self._decoder is not None:
+            block = self._decoder.decode(block, final=self._ended).encode("utf-8", "replace")
+        return block
+
+    def _whole(self, start: bytes) -> list[bytes] | None:
+        """The lines that an array or a CSV stands for; None for plain lines."""
+        head = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+        array = head[:1] == b"[" and head[1:].lstrip()[:1] in (b"", b"{", b'"', b"]")
+        if not array and not self._table and not _is_header(head.split(b"\n", 1)[0]):
+            return None
+        while not self._ended and len(start) <= MAX_WHOLE:
+            start += self._block()
+        text = start.decode("utf-8-sig", "surrogateescape")
+        lines = _array_lines(text) if array else _table_lines(text)
+        if lines is None:
+            lines = text.split("\n")
+        return [line.encode("utf-8", "surrogateescape")[: MAX_LINE + 1] for line in lines]
+
+
+def _wide(block: bytes) -> str:
+    """The wide encoding of a text's first bytes; empty where it is none."""
+    if block.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    even, odd = block[:4096:2].count(0), block[1:4096:2].count(0)
+    if max(even, odd) * 4 > len(block[:4096]) > 3:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return ""
+
+
+def _is_header(line: bytes) -> bool:
+    """Whether a first line is that of a CSV: fields of a request alone, prompt and another one among them."""
+    for separator in (b",", b";", b"\t", b"|"):
+        cells = [cell.strip().strip(b'"').lower() for cell in line.split(separator)]
+        known = {name.encode() for name in (*FIELDS, *_OWN)}
+        if len(cells) > 1 and b"prompt" in cells and set(cells) <= known:
+            return True
+    return False
+
+
+def _array_lines(text: str) -> list[str] | None:
+    """A JSON array's elements, each as a line of JSON; None where it is none."""
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list):
+        return None
+    elements = cast("list[object]", found)
+    return [json.dumps(one if isinstance(one, dict) else {"prompt": one}) for one in elements]
+
+
+def _table_lines(text: str) -> list[str]:
+    """A CSV's rows, each as a line of JSON, the header as an empty line.
+
+    Raises:
+        PromptError: it has no prompt column, or is no CSV.
+    """
+    import csv
+    import io
+
+    header = text.lstrip().split("\n", 1)[0]
+    separator = max(",;\t|", key=header.count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise PromptError(f"not a CSV: {error}", "write one prompt a line instead") from None
+    names = [cell.strip().lower() for cell in (rows[0] if rows else [])]
+    if "prompt" not in names:
+        raise PromptError(
+            f"no prompt column; the columns are {', '.join(names[:8])}",
+            "call the column with the prompts prompt",
+        )
+    lines = [""]
+    for row in rows[1:]:
+        known = {name: cell for name, cell in zip(names, row, strict=False) if cell.strip()}
+        lines.append(json.dumps(known) if known else "")
+    return lines
 
 
 def parse_line(raw: bytes | str, number: int = 0) -> Request | None:
@@ -172,7 +289,7 @@ def parse_line(raw: bytes | str, number: int = 0) -> Request | None:
     else:
         text = raw
     text = text.removeprefix("\ufeff").strip() if number <= 1 else text.strip()
-    if not text:
+    if not text or text.startswith("#"):
         return None
     if not text.startswith("{"):
         return Request(prompt=_text(text, "the prompt", where), line=number)
@@ -185,13 +302,7 @@ def _from_json(text: str, number: int, where: str) -> Request:
     except (ValueError, RecursionError) as error:
         raise PromptError(f"{where}begins with {{ but is not JSON: {error}") from None
     fields = cast("dict[str, Any]", data)
-    known = {"prompt", "seed", "n", "out", "id", "negative", "style"}
-    unknown = sorted(set(fields) - known - _OWN)
-    if unknown:
-        raise PromptError(
-            f"{where}unknown field {unknown[0]!r}",
-            "fields: prompt, seed, n, out, id, negative, style",
-        )
+    unknown = sorted(set(fields) - set(FIELDS) - _OWN)
     if not isinstance(fields.get("prompt"), str) or not fields["prompt"].strip():
         raise PromptError(f"{where}no prompt", 'write {"prompt": "a red cat"}')
     texts: dict[str, str | None] = {}
@@ -218,16 +329,56 @@ def _from_json(text: str, number: int, where: str) -> Request:
         negative=texts["negative"],
         style=texts["style"],
         line=number,
+        unknown=tuple(unknown),
     )
 
 
-def requests(lines: Iterator[bytes]) -> Iterator[Request | BadLine | None]:
-    """What each line asks for: a request, `BadLine` where it cannot be read, None where it is empty."""
+def requests(
+    lines: Iterator[bytes], warn: Callable[[str], None] | None = None
+) -> Iterator[Request | BadLine | None]:
+    """What each line asks for: a request, `BadLine` where it cannot be read, None where it is empty.
+
+    Args:
+        lines: as `LineReader` gives them.
+        warn: called with a line of text for each field that says nothing to t2i, once.
+    """
+    warned: set[str] = set()
     for number, raw in enumerate(lines, 1):
         try:
-            yield parse_line(raw, number)
+            request = parse_line(raw, number)
         except PromptError as error:
             yield BadLine(number, error)
+            continue
+        for name in request.unknown if request is not None and warn is not None else ():
+            if name not in warned and len(warned) < 20 and warn is not None:
+                warned.add(name)
+                fields = ", ".join(FIELDS)
+                warn(
+                    f"line {number}: the field {name[:40]} is not known and not used; fields: {fields}"
+                )
+        yield request
+
+
+def read_prompts(path: str, warn: Callable[[str], None] | None = None) -> list[str]:
+    """Every prompt of a file.
+
+    Raises:
+        PromptError: it cannot be read, holds none, or a line is no prompt.
+    """
+    reader = open_prompts(path)
+    try:
+        found: list[str] = []
+        for item in requests(iter(reader), warn):
+            if isinstance(item, BadLine):
+                raise PromptError(f"{path}: {item.error}", item.error.hint)
+            if item is not None:
+                found.append(item.prompt)
+    finally:
+        if path != "-":
+            os.close(reader.fd)
+    if not found:
+        raise PromptError(f"{path}: holds no prompt", "write one prompt a line")
+    return found
 
 
 def argument(text: str) -> Request:
@@ -260,7 +411,7 @@ def open_prompts(path: str) -> LineReader:
         raise PromptError(
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
-    return LineReader(fd)
+    return LineReader(fd, table=path.lower().endswith((".csv", ".tsv")))
 
 
 def _text(value: str, name: str, where: str) -> str:
@@ -274,7 +425,13 @@ def _text(value: str, name: str, where: str) -> str:
 def _whole(value: object, name: str, low: int, high: int, where: str) -> int | None:
     if value is None:
         return None
+    given = value
+    if isinstance(value, str) and len(value) < 30:  # as a CSV or a careless script has it
+        text = value.strip()
+        value = int(text) if text.isascii() and text.isdecimal() else value
+    elif isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        shown = str(value)[:40]
+        shown = str(given)[:40]
         raise PromptError(f"{where}{name} is {shown}, expected a whole number from {low} to {high}")
     return value

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from t2i_cli import console
 from t2i_cli.errors import OutputError, PromptError, UsageError, visible
 from t2i_cli.signals import interruptible
+from t2i_cli.wording import number_of
 
 if TYPE_CHECKING:
     from t2i_cli.prompts import LineReader, Request
@@ -356,7 +357,7 @@ def _stream(
     from t2i_cli.sample import Failed, Made, Skipped, draw, outcome
 
     made, skipped, failures = 0, 0, list[Failed]()
-    for event in draw(model, source, options):
+    for event in draw(model, source, options, console.warn):
         if len(failures) == 1 and not made + skipped:
             _say_failed(failures[0])  # it is not the only thing to be told, as it seemed
         if isinstance(event, Made):
@@ -381,9 +382,7 @@ def _stream(
         if console.reader_is_gone() and not isinstance(source, list) and source.still_written():
             source.end()  # `yes a cat | t2i sample - | head`: nobody waits for more
     if skipped:
-        console.note(
-            f"{skipped} {'picture was' if skipped == 1 else 'pictures were'} there already"
-        )
+        console.note(f"{number_of(skipped, 'picture was', 'pictures were')} there already")
     if not made and not skipped and not failures and options.shard is None:
         raise PromptError("no prompt came in", "write one a line")
     outcome(made + skipped, failures)
@@ -394,6 +393,9 @@ def _warn_of(event: Made) -> None:
         console.warn(
             f"{visible(event.path, 80)}: the prompt is longer than the model reads; its end was cut"
         )
+    if event.picture.strange:
+        prompt = visible(event.picture.recipe.prompt, 60)
+        console.warn(f"{visible(event.path, 80)}: the model knows no word of this prompt: {prompt}")
     if event.picture.read_as:  # a person is told, a script asks with --json or -v
         tell = console.note if console.is_terminal() else console.detail
         tell(f"read as: {visible(event.picture.read_as, 200)}")
@@ -409,7 +411,9 @@ def _say_failed(event: Failed) -> None:
 def _requests(source: list[Request] | LineReader) -> Generator[Request]:
     from t2i_cli import prompts
 
-    for item in source if isinstance(source, list) else prompts.requests(iter(source)):
+    for item in (
+        source if isinstance(source, list) else prompts.requests(iter(source), console.warn)
+    ):
         if isinstance(item, prompts.BadLine):
             raise item.error
         if item is not None:

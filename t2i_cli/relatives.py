@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +27,17 @@ def contact_sheet(pictures: Sequence[Picture], columns: int = 0) -> np.ndarray:
         + (f" #{picture.recipe.picked or picture.recipe.seed}" if not several else "")
         for picture in pictures
     ]
-    return images.grid(pixels, captions, columns or min(8, math.ceil(math.sqrt(len(pictures)))))
+    if not columns:
+        columns = _columns([picture.recipe.prompt for picture in pictures])
+    return images.grid(pixels, captions, columns)
+
+
+def _columns(prompts: Sequence[str]) -> int:
+    """Columns of a sheet: as many as each prompt has pictures, so that it has a row; else about as many as rows."""
+    runs = [len(list(group)) for _, group in itertools.groupby(prompts)]
+    if len(runs) > 1 and len(set(runs)) == 1 and 1 < runs[0] <= 32:
+        return runs[0]
+    return min(8, math.ceil(math.sqrt(len(prompts))))
 
 
 def morph(model: Model, first: Wish, prompt: str, frames: int) -> list[np.ndarray]:

@@ -38,6 +38,7 @@ from t2i_cli.prompts import BadLine, LineReader, Request
 from t2i_cli.references import COUNT, ReferenceStore
 from t2i_cli.runtime import Drawn, Row, Runtime, Text, open_runtime
 from t2i_cli.solver import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_STEPS
+from t2i_cli.wording import number_of, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,6 +83,7 @@ class Picture:
     read_as: str = (
         ""  # the prompt as the model read it, where some of its words are none that the model knows
     )
+    strange: bool = False  # whether the model knows no word of the prompt
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ class Model:
             drawn.image, wish.scale, wish.background, opaque=self.runtime.config.opaque
         )
         read_as = text.prompt if text.prompt != wish.prompt else ""
-        return Picture(pixels, recipe, text.unknown_tokens, text.cut, read_as)
+        unread = not self.runtime.words.knows_any(text.prompt)
+        return Picture(pixels, recipe, text.unknown_tokens, text.cut, read_as, unread)
 
     def recipe(self, wish: Wish, best: int = 0) -> Recipe:
         """What makes a wish's picture again; with best_of the ``best``-th seed was kept."""
@@ -360,11 +363,12 @@ def argument_of(prompt: str) -> Request:
 def finished(
     image: np.ndarray, scale: int = 1, background: str = "", *, opaque: bool = False
 ) -> np.ndarray:
-    """An image, float32 (4, h, w) -> pixels, uint8 (h scale, w scale, 3 or 4), over a background where one is named."""
+    """An image, float32 (4, h, w) -> pixels, uint8 (h scale, w scale, 3 or 4), over a background where one is named.
+
+    An opaque model has seen no transparency: its pictures are RGB, what little is missing of alpha on white.
+    """
     pixels = to_pixels(image[None])[0]
-    if opaque:
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    under = colour(background)
+    under = colour(background) or ((255, 255, 255) if opaque else None)
     if under is not None and pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].astype(np.uint32)
         mixed = pixels[..., :3].astype(np.uint32) * alpha + np.array(under, np.uint32) * (
@@ -466,7 +470,8 @@ class Options:
             if not low <= getattr(self, name) <= high:
                 flag = "-n" if name == "n" else "--" + name.replace("_", "-")
                 raise UsageError(
-                    f"{flag} {getattr(self, name)}: out of range", f"use {low:g} to {high:g}"
+                    f"{flag} {plain(getattr(self, name))}: out of range",
+                    f"use {plain(low)} to {plain(high)}",
                 )
         if self.overwrite and self.skip_existing:
             raise UsageError("-f and --skip-existing exclude each other", "give one of them")
@@ -671,7 +676,10 @@ class _Repeats:
 
 
 def draw(
-    model: Model | Callable[[], Model], source: Iterable[Request] | LineReader, options: Options
+    model: Model | Callable[[], Model],
+    source: Iterable[Request] | LineReader,
+    options: Options,
+    warn: Callable[[str], None] | None = None,
 ) -> Iterator[Made | Skipped | Failed]:
     """Draw and write every picture that is asked for, and say so of each as soon as its file is in place.
 
@@ -683,13 +691,14 @@ def draw(
         model: a model, or a function that loads one: it is called when there is something to draw.
         source: requests, or the lines of a file or a pipe.
         options: everything else.
+        warn: called with a line of text for what is passed over in the lines.
 
     Raises:
         UsageError: several pictures for one plain path; nothing was written.
         OutputError: the disk is full or cannot be written to.
     """
     reader = source if isinstance(source, LineReader) else None
-    items: Iterator[Any] = prompts.requests(iter(reader)) if reader is not None else iter(source)
+    items: Iterator[Any] = iter(source) if reader is None else prompts.requests(iter(reader), warn)
     feed = _Source(items)
     if reader is not None:
         feed = _Source(items, reader.ready, reader.still_written)
@@ -889,7 +898,8 @@ def outcome(made: int, failures: Sequence[Failed]) -> None:
     if made:
         count = len(failures)
         raise PartialError(
-            f"{count} {'prompt' if count == 1 else 'prompts'} failed; {made} pictures are written"
+            f"{number_of(count, 'prompt')} failed; "
+            f"{number_of(made, 'picture is', 'pictures are')} written"
         )
     error = failures[0].error
     if len(failures) > 1:

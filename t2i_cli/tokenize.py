@@ -13,12 +13,12 @@ from t2i_cli.tokenizer import Tokenizer, train_tokenizer
 from t2i_cli.words import LITERAL, Words
 
 if TYPE_CHECKING:
-    from t2i_cli.data import CaptionsFrom
+    from t2i_cli.data import ReadOptions
 
 __all__ = ["load_reader", "prompts_of", "tokenize", "train"]
 
 
-_DATA_FILES = (".tar", ".tgz", ".gz")  # what else but a folder is a data set
+_DATA_FILES = (".tar", ".tgz", ".gz", ".zip", ".parquet")  # what else but a folder is a data set
 
 
 def load_reader(model: str | None = None) -> tuple[Tokenizer, Words]:
@@ -91,8 +91,7 @@ def train(
     *,
     vocab_size: int = 4096,
     force: bool = False,
-    captions_from: CaptionsFrom | None = None,
-    caption_key: str | None = None,
+    options: ReadOptions | None = None,
 ) -> dict[str, Any]:
     """Make a tokenizer file from the captions of a data set, the lines of a text file, or stdin (``-``).
 
@@ -113,7 +112,7 @@ def train(
         )
     if out.is_file() and not force:
         raise OutputError(f"{out}: exists", "overwrite it with -f, or choose another name with -o")
-    texts = _texts(source, captions_from, caption_key)
+    texts = _texts(source, options)
     tokenizer = train_tokenizer(texts, vocab_size)
     write_atomic(out, tokenizer.to_bytes(), overwrite=force)
     if out.is_file():
@@ -121,13 +120,13 @@ def train(
     return {"path": str(out), "vocab_size": tokenizer.vocab_size, "texts": len(texts)}
 
 
-def _texts(source: str, captions_from: CaptionsFrom | None, caption_key: str | None) -> list[str]:
+def _texts(source: str, options: ReadOptions | None) -> list[str]:
     path = Path(source)
     is_data = path.is_dir() or path.suffix in _DATA_FILES or path.stem == "metadata"
     if source != "-" and (is_data or not path.exists()):
         from t2i_cli import data
 
-        report = data.scan(path, captions_from=captions_from, caption_key=caption_key)
+        report = data.scan(path, options)
         return [caption for record in report.records for caption in record.captions]
     name = "standard input" if source == "-" else source
     return list(_lines(open_prompts(source), name))

@@ -23,7 +23,7 @@ from t2i_cli.config import TrainConfig, with_rates
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError
 from t2i_cli.runtime import graphs
 from t2i_cli.tokenizer import Tokenizer
-from t2i_cli.training import distributed
+from t2i_cli.training import changes, distributed
 from t2i_cli.training.events import Event, Finished, Message
 from t2i_cli.training.loop import (
     begin,
@@ -44,8 +44,10 @@ from t2i_cli.training.prepare import (
     read_data,
     tokenizer_stage,
     tune_again,
+    write_data,
 )
 from t2i_cli.training.run import Run, TrainSettings, trunk_dtype
+from t2i_cli.wording import number_of
 
 __all__ = ["TrainSettings", "choose_device", "plan", "train"]
 
@@ -195,6 +197,7 @@ def _locked(run: Run) -> Iterator[Event]:
             f"{settings.out} holds a run already",
             "go on with --resume, start again with -f, or give another -o",
         )
+    made = [one for one in (settings.out, *settings.out.parents) if not one.exists()]
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -216,6 +219,9 @@ def _locked(run: Run) -> Iterator[Event]:
     finally:
         if run.writer is not None:
             run.writer.close()
+        with contextlib.suppress(OSError):  # a run that never began leaves no folder
+            for folder in made:
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -265,12 +271,16 @@ def _train(run: Run) -> Iterator[Event]:
         run.warm = run.warm or state.meta["facts"].get("init") is not None
         tune_again(run, state.meta["facts"])
     yield Message(f"reading {settings.data}")
+    if settings.resume:
+        told: Any = changes.remembered(settings.out / "data.json") if run.first else ({}, False, [])
+        run.before, run.keep_sides, once = distributed.from_first(told)
+        run.once_trained = set(once)
     with distributed.in_turn():
         read_data(run)
     distributed.same(f"{run.pictures.digest} {run.pictures.pixels.shape}", "data")
     held = f", {len(run.held_out):,} held out" if len(run.held_out) else ""
     yield Message(
-        f"{run.pictures.report.layout}: {len(run.learned_from):,} pictures to learn from{held}"
+        f"{run.pictures.report.layout}: {number_of(len(run.learned_from), 'picture')} to learn from{held}"
     )
     for problem in run.pictures.report.problems:
         if problem.kind == "own":
@@ -321,18 +331,26 @@ def _write_start(run: Run) -> None:
     checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
     checkpoint.write_atomic(run.out / "tokenizer.model", run.tokenizer.to_bytes())
     checkpoint.write_atomic(run.out / "words.txt", run.words.to_bytes())
-    found = {"digest": run.pictures.digest, **run.pictures.report.to_dict()}
-    checkpoint.write_atomic(run.out / "data.json", json.dumps(found, indent=1).encode())
+    write_data(run)
     (run.out / "log.jsonl").unlink(missing_ok=True)
 
 
 def _resume(run: Run, state: checkpoint.RunState) -> Iterator[Event]:
     restore(run, state)
+    if run.first:  # what was asked for now holds from here on
+        checkpoint.write_atomic(run.out / "config.toml", _toml(run.config.to_dict()).encode())
+        if run.keep_sides:
+            write_data(run)
+    if run.changed:
+        run.saved = -1
     if run.first:
         checkpoint.truncate_log(run.out / "log.jsonl", run.at.step)
         for row in _log_rows(run):
             run.advice += run.diagnostics.feed(row)
     yield Message(f"resumed at step {run.at.step:,} ({run.at.stage} stage)")
+    if run.at.stage == run.stages[-1] and run.stage_progress() >= 1.0:
+        asked = f"--steps {2 * run.at.step}" if run.config.steps else "--time and a longer span"
+        yield Message(f"the run is finished; to train longer: --resume with {asked}")
     with distributed.in_turn():
         yield from run.stage.prepare()
 
@@ -409,28 +427,37 @@ def _check_unchanged(run: Run, meta: dict[str, Any]) -> Iterator[Event]:
     for name in ITS_OWN:
         if run.given[name] is None:
             changed.pop(name, None)
+    data_changed = changed.pop("data", None) is not None
+    budget = {key: changed.pop(key) for key in changes.BUDGET if key in changed}
+    run.changed = data_changed or bool(budget)
     if changed:
-        told = "; ".join(
-            f"{key}: {_short(was)} -> {_short(is_now)}" for key, (was, is_now) in changed.items()
-        )
+        told, hint = changes.refusal(changed)
+        raise UsageError(f"{run.out}: this run was started with other settings: {told}", hint)
+    if data_changed and not run.before:
         raise UsageError(
-            f"{run.out}: this run was started with other settings: {told}",
-            "resume it as it was, or give another -o",
+            f"{run.out}: the data has changed since this run was started, and it is not known how",
+            "give the data as it was, or another -o",
         )
-    for key, (was, is_now) in told_only:
-        what = "its figures and grids" if key == "prompts" else "its last bits"
+    if data_changed:
+        told = changes.pictures_change(run.before, run.pictures.names, run.pictures.hashes)
         yield Message(
-            f"{key}: {_short(was)} -> {_short(is_now)} since the run was started: {what} will differ"
+            f"since the run was started or last resumed: {told}; it goes on with what is there now"
+        )
+    if budget:
+        at = meta["position"]
+        yield Message(changes.budget_change(budget, at["seconds"], at["step"]))
+    for key, (was, is_now) in told_only:
+        if key == "prompts":
+            yield Message("the prompts of the grids are others now: figures and grids will differ")
+            continue
+        yield Message(
+            f"{key}: {was} -> {is_now} since the run was started: its last bits will differ"
         )
     if threads is not None:
         was, is_now = threads
         yield Message(
             f"the run was started with {was} threads, this machine uses {is_now}: its last bits will differ"
         )
-
-
-def _short(value: object) -> str:
-    return str(value)[:12] + "…" if isinstance(value, str) and len(value) > 24 else str(value)
 
 
 def _log_rows(run: Run) -> Iterator[dict[str, Any]]:

@@ -170,6 +170,18 @@ class Words:
             )
         return out
 
+    def knows_any(self, text: str) -> bool:
+        """Whether any word of a text that says something is known; true where there is no list.
+
+        >>> words = Words.of(["a", "red", "cat"], {})
+        >>> words.knows_any("a red zwix"), words.knows_any("a zwix"), Words("").knows_any("zwix")
+        (True, False, True)
+        """
+        if not self._lines:
+            return True
+        found = {one.group().lower().replace("’", "'") for one in WORD.finditer(text)} - _NO_THINGS
+        return not found or any(f"\n{word}\n" in self._lines for word in found)
+
     def _before(self, word: str, text: str, end: int) -> str:
         """What a known word is read as where it ends before another; the empty string where it stays."""
         other = _NEXT.match(text, end)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from t2i_cli import images
+from t2i_cli import headers, images
 from t2i_cli.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 class TestDecode:
-    @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "JPEG", "AVIF"])
+    @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG", "AVIF"])
     def test_every_format(self, format):
         if format == "AVIF" and not features.check("avif"):
             pytest.skip("this Pillow has no AVIF")
@@ -68,7 +68,7 @@ class TestDecode:
         assert got.dtype == np.uint8
         assert np.abs(got.astype(int) - pixels).max() <= (4 if format in ("JPEG", "AVIF") else 0)
 
-    @pytest.mark.parametrize("format", ["TIFF", "PPM", "ICO", "TGA", "PCX"])
+    @pytest.mark.parametrize("format", ["PPM", "ICO", "TGA", "PCX"])
     def test_other_formats_are_refused(self, format):
         with pytest.raises(DataError, match=r"x: not a PNG"):
             images.decode(saved(Image.new("RGB", (8, 8)), format), name="x")
@@ -211,7 +211,7 @@ class TestStrangers:
     )
     def test_webp_header_agrees_with_pillow(self, options):
         data = saved(Image.fromarray(gradient(37, 21, 4)), "WEBP", **options)
-        assert images._webp_size(data) == (37, 21)
+        assert headers.webp_size(data) == (37, 21)
 
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF"]), st.data())
@@ -254,13 +254,156 @@ class TestStrangers:
         assert not failures
 
 
+def display_p3() -> bytes:
+    """An ICC profile with the primaries of Display P3 and a plain gamma, written by hand."""
+
+    def s15(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(map(s15, values))
+
+    text = "wide".encode("utf-16-be")
+    tags = {
+        b"desc": b"mluc\0\0\0\0"
+        + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(text), 28)
+        + text,
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.5151, 0.2412, -0.0011),
+        b"gXYZ": xyz(0.2920, 0.6922, 0.0419),
+        b"bXYZ": xyz(0.1571, 0.0666, 0.7841),
+        **{
+            name: b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256))
+            for name in (b"rTRC", b"gTRC", b"bTRC")
+        },
+    }
+    table, body, offset = b"", b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        content += b"\0" * (-len(content) % 4)
+        table += name + struct.pack(">II", offset + len(body), len(content))
+        body += content
+    size = offset + len(body)
+    head = struct.pack(">I", size) + b"lcms" + b"\x04\x30\0\0" + b"mntrRGB XYZ "
+    head += bytes(12) + b"acsp" + bytes(28) + s15(0.9642) + s15(1.0) + s15(0.8249) + bytes(48)
+    return head + struct.pack(">I", len(tags)) + table + body
+
+
+class TestColours:
+    @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+    def test_wide_gamut_is_converted_to_srgb(self, format):
+        options = {"lossless": True} if format == "WEBP" else {}
+        options |= {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
+        flat = Image.new("RGB", (16, 16), (120, 200, 80))
+        got = images.decode(saved(flat, format, icc_profile=display_p3(), **options), name="x")
+        # Display P3 -> XYZ -> sRGB by their matrices, both with gamma 2.2 to about a level
+        p3 = np.array([[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0], [-0.0197, -0.0786, 1.0979]])
+        linear = np.clip(p3 @ (np.array([120, 200, 80]) / 255) ** 2.2, 0, 1)
+        assert np.abs(got[8, 8] - 255 * linear ** (1 / 2.2)).max() < 7
+        assert got[8, 8, 0] < 110  # 120 as it was written
+
+    def test_alpha_is_kept(self):
+        pixels = np.full((8, 8, 4), (120, 200, 80, 99), np.uint8)
+        data = saved(Image.fromarray(pixels), "PNG", icc_profile=display_p3())
+        got = images.decode(data, name="x")
+        assert (got[..., 3] == 99).all()
+        assert (got[..., 0] < 110).all()
+
+    @pytest.mark.parametrize("profile", [b"junk", display_p3()[:200], b""])
+    def test_a_broken_profile_does_not_cost_the_picture(self, profile):
+        pixels = gradient()
+        data = saved(Image.fromarray(pixels), "PNG", icc_profile=profile)
+        assert (images.decode(data, name="x") == pixels).all()
+
+    def test_srgb_stays_as_it_is(self):
+        from PIL import ImageCms
+
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        data = saved(Image.fromarray(gradient()), "PNG", icc_profile=profile)
+        assert (images.decode(data, name="x") == gradient()).all()
+
+
+class TestBesideThePicture:
+    def chunk(self, kind: bytes, content: bytes) -> bytes:
+        told = struct.pack(">I", len(content)) + kind + content
+        return told + struct.pack(">I", zlib.crc32(kind + content))
+
+    @pytest.mark.parametrize("after", [False, True])
+    @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt", b"iCCP"])
+    def test_large_chunks_do_not_cost_the_picture(self, kind, after):
+        large = {
+            b"zTXt": b"workflow\0\0" + zlib.compress(b"x" * 3_000_000),
+            b"iTXt": b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000),
+            b"tEXt": b"workflow\0" + b"x" * 3_000_000,
+            b"iCCP": b"profile\0\0" + zlib.compress(bytes(3_000_000)),
+        }[kind]
+        data = saved(Image.fromarray(gradient()), "PNG")
+        at = data.index(b"IEND") - 4 if after else 33
+        data = data[:at] + self.chunk(kind, large) + data[at:]
+        assert (images.decode(data, name="x") == gradient()).all()
+
+    @pytest.mark.parametrize(("suffix", "module"), [("HEIF", "pillow_heif"), ("JXL", "pillow_jxl")])
+    def test_formats_of_extras(self, suffix, module):
+        plugin = pytest.importorskip(module)
+        if suffix == "HEIF":
+            plugin.register_heif_opener()
+        pixels = np.full((40, 56, 3), (200, 90, 30), np.uint8)
+        data = saved(Image.fromarray(pixels), suffix, quality=95)
+        got = images.decode(data, name="x")
+        assert got.shape == (40, 56, 3)
+        assert np.abs(got.astype(int) - pixels).max() < 12
+        assert headers.jxl_size(data) == ((56, 40) if suffix == "JXL" else (0, 0))
+
+    @pytest.mark.parametrize(
+        ("head", "option"),
+        [(b"\0\0\0\x18ftypheic\0\0\0\0", "heif"), (b"\xff\x0a" + bytes(30), "jxl")],
+    )
+    def test_without_the_extra_the_message_says_what_to_install(self, head, option, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+        with pytest.raises(DataError, match=rf"pip install 't2i-cli\[{option}\]'"):
+            images.decode(head, name="x")
+
+
 class TestFit:
-    def test_the_whole_picture_is_kept_and_padded_with_transparency(self):
-        got = images.fit(np.full((20, 40, 3), 200, np.uint8), 16)
+    def test_padding_keeps_the_whole_picture(self):
+        got = images.fit(np.full((20, 40, 3), 200, np.uint8), 16, "pad")
         assert got.shape == (16, 16, 4)
-        assert (got[4:12, :, 3] == 255).all()
+        assert (got[..., 3] == 255).all()  # an opaque picture stays so
+        assert (got[4:12, :, :3] == 200).all()
+        assert (got[:4] == 255).all()
+        assert (got[12:] == 255).all()
+        clear = np.full((20, 40, 4), 200, np.uint8)
+        got = images.fit(clear, 16, "pad")
+        assert (got[4:12, :, 3] == 200).all()
         assert (got[:4] == 0).all()
         assert (got[12:] == 0).all()
+
+    def test_cropping_is_centred_on_what_the_picture_shows(self):
+        for left in (0, 30, 60, 100):
+            pixels = np.full((40, 140, 3), 90, np.uint8)
+            pixels[8:32, left + 8 : left + 32] = RNG.integers(0, 256, (24, 24, 3), np.uint8)
+            got = images.fit(pixels, 40, "crop")
+            assert (got[..., 3] == 255).all()
+            inside = (got[8:32, :, :3] != 90).any(-1).any(0)
+            assert inside.sum() >= 22  # the whole of it is in the square
+            alpha = np.zeros((140, 40, 4), np.uint8)
+            alpha[left + 8 : left + 32, 8:32] = 255
+            assert (images.fit(alpha, 40, "crop")[..., 3] > 0).sum() == 24 * 24
+
+    def test_stretching_shows_all_of_it(self):
+        pixels = gradient(64, 16)
+        got = images.fit(pixels, 16, "stretch")
+        assert got.shape == (16, 16, 4)
+        assert abs(int(got[0, 0, 0]) - 6) < 6
+        assert abs(int(got[0, 15, 0]) - 249) < 6
+
+    def test_by_default_opaque_pictures_are_cropped_and_others_padded(self):
+        opaque = gradient(64, 16, 3)
+        assert (images.fit(opaque, 16) == images.fit(opaque, 16, "crop")).all()
+        clear = np.dstack([opaque, np.full((16, 64), 200, np.uint8)])
+        assert (images.fit(clear, 16) == images.fit(clear, 16, "pad")).all()
+        assert images.fitted(3, 3, True, "pad") is None
+        assert [images.fitted(3, 4, one, None) for one in (True, False)] == ["crop", "pad"]
 
     def test_the_same_size_is_the_same_picture(self):
         pixels = gradient(32, 32, 4)

@@ -13,6 +13,7 @@ from t2i_cli.prompts import (
     argument,
     open_prompts,
     parse_line,
+    read_prompts,
     requests,
 )
 
@@ -87,7 +88,6 @@ def test_json_lines():
         b'{"prompt": ""}',
         b'{"prompt": 3}',
         b"{}",
-        b'{"prompt": "a", "sed": 3}',
         b'{"prompt": "a", "seed": -1}',
         b'{"prompt": "a", "seed": 1.5}',
         b'{"prompt": "a", "seed": true}',
@@ -108,6 +108,75 @@ def test_a_bad_line_raises_and_names_itself(line):
     assert len(str(caught.value)) < 500
 
 
+def test_numbers_may_be_written_as_text():
+    assert parse_line('{"prompt": "a", "seed": "7", "n": " 2 "}') == Request("a", 7, 2)
+    assert parse_line('{"prompt": "a", "seed": 7.0}') == Request("a", 7)
+    for bad in ('"7x"', '"-1"', '""', "7.5"):
+        with pytest.raises(PromptError, match="seed is"):
+            parse_line(f'{{"prompt": "a", "seed": {bad}}}')
+
+
+def test_fields_that_say_nothing_are_named_once_and_cost_nothing():
+    told = []
+    lines = [b'{"prompt": "a", "sede": 3}', b'{"prompt": "b", "sede": 4, "style": "flat"}']
+    got = list(requests(iter(lines), told.append))
+    assert [item.prompt for item in got] == ["a", "b"]
+    assert [item.seed for item in got] == [None, None]
+    assert len(told) == 2
+    assert "line 1: the field sede is not known" in told[0]
+    assert "line 2: the field style is not known" in told[1]
+
+
+def test_notes_and_empty_lines_are_passed_over():
+    assert [parse_line(line, 1) for line in ("# mine", "  # too", "", "  ", "\ufeff# so")] == [
+        None
+    ] * 5
+    assert argument("# a prompt on the command line").prompt.startswith("#")
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat\r\n\n# note\nein grüner Hund\n",
+        '[{"prompt": "a cat"}, "ein grüner Hund"]',
+        '[\n  {"prompt": "a cat"},\n  {"prompt": "ein grüner Hund"}\n]\n',
+        'prompt,seed\r\na cat,7\r\n"ein grüner Hund",\r\n',
+        "id;prompt\n1;a cat\n2;ein grüner Hund\n",
+        '{"prompt": "a cat"}\n{"prompt": "ein grüner Hund"}',
+    ],
+)
+def test_every_form_in_every_encoding(tmp_path, coding, text):
+    (tmp_path / "list").write_bytes(text.encode(coding))
+    assert read_prompts(str(tmp_path / "list")) == ["a cat", "ein grüner Hund"]
+    lines = lines_of(text.encode(coding))
+    got = [item.prompt for item in requests(iter(lines)) if item is not None]
+    assert got == ["a cat", "ein grüner Hund"]
+
+
+def test_a_csv_has_a_prompt_column_and_more(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text('Name,Prompt,Seed\nx,"a cat,\nsitting",7\n,,\ny,a dog,\n')
+    told = []
+    got = [one for one in requests(iter(open_prompts(str(path))), told.append) if one is not None]
+    assert [(one.prompt, one.seed) for one in got] == [("a cat,\nsitting", 7), ("a dog", None)]
+    assert "the field name is not known" in told[0]
+    path.write_text("text,seed\na cat,7\n")
+    with pytest.raises(PromptError, match="no prompt column; the columns are text, seed"):
+        read_prompts(str(path))
+
+
+@pytest.mark.parametrize("text", ["[red] cat", '["a" cat', "[", "prompt, a cat", "a cat, prompt"])
+def test_a_prompt_that_only_looks_like_a_table_is_a_prompt(text):
+    assert lines_of(text.encode()) == [text.encode()]
+
+
+def test_a_file_without_prompts_is_told(tmp_path):
+    (tmp_path / "list").write_text("# nothing\n\n")
+    with pytest.raises(PromptError, match="holds no prompt"):
+        read_prompts(str(tmp_path / "list"))
+
+
 def test_a_bad_line_costs_that_line():
     got = list(requests(iter([b"a cat", b'{"prompt"', b"", b"a dog"])))
     assert [type(item) for item in got] == [Request, BadLine, type(None), Request]
@@ -117,7 +186,7 @@ def test_a_bad_line_costs_that_line():
 
 def test_control_characters_in_an_error_are_visible():
     with pytest.raises(PromptError) as caught:
-        parse_line('{"prompt": "a", "\x1b[31m\u202e": 1}'.replace("\x1b", "\\u001b"), 1)
+        parse_line('{"prompt": "a", "seed": "\x1b[31m\u202e"}'.replace("\x1b", "\\u001b"), 1)
     assert "\x1b" not in str(caught.value)
     assert "\u202e" not in str(caught.value)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_cli import images, metadata
+from t2i_cli import images, metadata, relatives
 from t2i_cli.errors import (
     InputError,
     OutputError,
@@ -64,6 +64,18 @@ def test_one_prompt_one_picture(model):
     assert np.array_equal(array(picture), array(model.sample("a red ball", 3)))
     assert not np.array_equal(array(picture), array(model.sample("a red ball", 4)))
     assert not np.array_equal(array(picture), array(model.sample("blue", 3)))
+
+
+def test_a_model_of_opaque_pictures_writes_rgb(model, monkeypatch, tmp_path):
+    clear = array(model.sample("a red ball", 3)).astype(int)
+    monkeypatch.setattr(model.runtime, "opaque", True)
+    picture = model.sample("a red ball", 3)
+    assert picture.mode == "RGB"
+    on_white = clear[..., :3] * clear[..., 3:] / 255 + 255 - clear[..., 3:]
+    assert np.abs(array(picture) - on_white).max() <= 1
+    (made,) = draw(model, [Request("a red ball")], Options(out=str(tmp_path / "x.png"), seed=3))
+    assert images.decode((tmp_path / "x.png").read_bytes(), name="x").shape == (32, 32, 3)
+    assert made.picture.pixels.shape == (32, 32, 3)
 
 
 def test_many_are_what_one_by_one_gives(model):
@@ -591,6 +603,27 @@ def test_sheets_and_animations(t2i, tmp_path):
     done = t2i("a red ball", "--morph", "blue", "-o", "m.gif", "--frames", "3")
     assert (done.stdout, done.stderr) == ("m.gif\n", "")
     assert t2i("a red ball", "--morph", "blue", "-o", "m.gif").returncode == 1
+
+
+def test_a_sheet_of_prompts_by_seeds_has_a_row_a_prompt(t2i, tmp_path):
+    assert t2i("a red ball", "blue", "-n", "3", "--grid", "-o", "sheet.png").returncode == 0
+    height, width, _ = images.decode((tmp_path / "sheet.png").read_bytes(), name="x").shape
+    assert (width, height) == (8 + 3 * (96 + 8), 8 + 2 * (96 + 32 + 8))
+    assert relatives._columns(["a"] * 16) == 4
+    assert relatives._columns(["a"] * 4 + ["b"] * 4) == 4
+    assert relatives._columns(["a", "b", "c", "d"]) == 2
+    assert relatives._columns(["a", "a", "b"]) == 2
+
+
+def test_prompts_of_every_form_are_drawn_and_strange_ones_are_told(t2i, tmp_path):
+    (tmp_path / "list.csv").write_text('prompt,seed,style\n"a red ball","7",flat\nzwixqua,,\n')
+    done = t2i("-i", "list.csv", "-o", "o/{i}.png", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["prompt"], row["seed"]) for row in rows] == [("a red ball", 7), ("zwixqua", 0)]
+    assert "the field style is not known" in done.stderr
+    assert "the model knows no word of this prompt: zwixqua" in done.stderr
+    assert "no word of this prompt: a red ball" not in done.stderr
 
 
 def test_replay_from_the_command(t2i, tmp_path):

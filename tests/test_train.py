@@ -7,17 +7,19 @@ import json
 import math
 import shutil
 import signal
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from t2i_cli import checkpoint, config, images
 from t2i_cli import train as train_module
 from t2i_cli.config import TrainConfig
-from t2i_cli.errors import Stopped, TrainingError, UsageError
+from t2i_cli.errors import Stopped, T2IError, TrainingError, UsageError
 from t2i_cli.info import info
 from t2i_cli.models import one_step
 from t2i_cli.signals import StopRequest
@@ -66,6 +68,10 @@ def settings(folder: Path, out: Path, **more: Any) -> TrainSettings:
 
 def ends(run: TrainSettings) -> list[events.Event]:
     return list(train(run))
+
+
+def texts(told: list[events.Event]) -> list[str]:
+    return [event.text for event in told if isinstance(event, events.Message)]
 
 
 def bytes_of(run: Path) -> dict[str, Any]:
@@ -214,17 +220,108 @@ def test_an_existing_run_is_refused_and_force_starts_again(folder: Path, tmp_pat
 def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ends(settings(folder, run, config={"steps": 3}))
-    with pytest.raises(UsageError, match="steps: 3 -> 5"):
-        ends(settings(folder, run, resume=True, config={"steps": 5}))
-    other = tmp_path / "other"
-    other.mkdir()
+    with pytest.raises(UsageError, match=r"--lr was 0\.0009 and is 0\.0018 now") as caught:
+        ends(settings(folder, run, resume=True, config={"steps": 3, "lr": 0.0018}))
+    assert caught.value.hint == "leave out --lr, or give another -o"
+    (run / "data.json").unlink()
+    (folder_of_twenty := tmp_path / "twenty").mkdir()
     for path in sorted(folder.iterdir())[:20]:
-        (other / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(UsageError, match="data: "):
-        ends(settings(other, run, resume=True, config={"steps": 3}))
+        (folder_of_twenty / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UsageError, match="it is not known how"):
+        ends(settings(folder_of_twenty, run, resume=True, config={"steps": 3}))
     ends(
         settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0})
     )  # changes nothing that is learned
+
+
+def test_a_finished_run_is_extended(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ends(settings(folder, run, config={"steps": 4}))
+    told = ends(settings(folder, run, resume=True, config={"steps": 4}))
+    assert "the run is finished; to train longer: --resume with --steps 8" in texts(told)
+    told = ends(settings(folder, run, resume=True, config={"steps": 7}))
+    assert "the run is asked for 7 steps in all now: it goes on for 3 steps more" in texts(told)
+    state = checkpoint.load_state(run)
+    assert state is not None
+    assert state.step == 7
+    assert tomllib.loads((run / "config.toml").read_text())["steps"] == 7
+    told = ends(settings(folder, run, resume=True, config={"steps": 2}))
+    assert any("nothing is left to do" in text for text in texts(told))
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+
+
+def test_a_run_of_a_time_is_extended(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ends(settings(folder, run, config={"steps": 0, "time": 2.0}))
+    first = checkpoint.load_state(run)
+    told = ends(settings(folder, run, resume=True, config={"steps": 0, "time": 5.0}))
+    last = checkpoint.load_state(run)
+    assert first is not None
+    assert last is not None
+    assert last.step > first.step
+    assert last.meta["position"]["seconds"] >= 5.0
+    assert any("the run is asked for 5 s in all now" in text for text in texts(told))
+
+
+def test_new_pictures_are_told_and_used_and_keep_their_sides(folder: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(folder, data)
+    ends(settings(data, run, config={"steps": 3, "val": 0.2}))
+    before = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
+    assert set(before.values()) == {"train", "val"}
+    for k in range(6):
+        pixels = np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)
+        (data / f"new{k}.png").write_bytes(images.encode(pixels))
+        (data / f"new{k}.txt").write_text(f"noise number {k}")
+    (data / "00.png").unlink()
+    told = ends(settings(data, run, resume=True, config={"steps": 5, "val": 0.2}))
+    assert any(
+        "6 pictures were added, 1 picture was removed; it goes on" in text for text in texts(told)
+    )
+    after = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
+    assert len(after) == len(before) + 5
+    assert all(after[sha256] == side for sha256, side in before.items() if sha256 in after)
+    assert sum(side == "train" for sha256, side in after.items() if sha256 not in before) >= 3
+    told = ends(settings(data, run, resume=True, config={"steps": 6, "val": 0.2}))
+    assert not any("since the run was started" in text for text in texts(told))
+    again = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
+    assert again == after
+
+
+@pytest.mark.parametrize("bad", ["data", "init"])
+def test_a_run_that_never_began_leaves_no_folder(folder: Path, tmp_path: Path, bad: str) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run = tmp_path / "runs" / "deep" / "run"
+    with pytest.raises(T2IError):
+        if bad == "data":
+            ends(settings(empty, run, config={"steps": 3}))
+        else:
+            ends(settings(folder, run, config={"steps": 3}, tokenizer=empty / "none.model"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_photographs_train_from_a_model_of_transparent_pictures(
+    folder: Path, tmp_path: Path
+) -> None:
+    ends(settings(folder, tmp_path / "icons", config={"steps": 3}))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for k in range(12):
+        pixels = np.random.default_rng(k).integers(0, 256, (40, 60, 3), np.uint8)
+        (photos / f"{k}.jpg").write_bytes(images.encode(pixels, "jpg"))
+        (photos / f"{k}.txt").write_text(f"noise number {k}")
+    ends(
+        settings(
+            photos, tmp_path / "run", config={"steps": 3}, init=tmp_path / "icons/model.safetensors"
+        )
+    )
+    info = checkpoint.read_info(tmp_path / "run" / "model.safetensors")
+    assert info.config.image_channels == 4
+    assert info.metadata["t2i.opaque"] == "1"
+    clear = checkpoint.read_info(tmp_path / "icons" / "model.safetensors")
+    assert clear.metadata["t2i.opaque"] == "0"
 
 
 def test_what_a_run_was_given_is_a_fact_of_it(folder: Path, tmp_path: Path) -> None:
@@ -233,14 +330,16 @@ def test_what_a_run_was_given_is_a_fact_of_it(folder: Path, tmp_path: Path) -> N
     ends(settings(folder, run, config={"steps": 3}, prompts=["a red ball"]))
     before = bytes_of(run)
     resumed = {"resume": True, "config": {"steps": 3}}
-    with pytest.raises(UsageError, match="init: None -> "):
+    with pytest.raises(
+        UsageError, match="the weights that it starts from were not given and are now"
+    ):
         ends(settings(folder, run, init=run / "model.safetensors", **resumed))
     with pytest.raises(UsageError, match="tokenizer: None -> "):
         ends(settings(folder, run, tokenizer=run / "tokenizer.model", **resumed))
     for prompts in (None, ["a blue ball"]):
         told = ends(settings(folder, run, prompts=prompts, **resumed))
         said = [event.text for event in told if isinstance(event, events.Message)]
-        assert any(text.startswith("prompts: ") for text in said)
+        assert any(text.startswith("the prompts of the grids are others") for text in said)
     assert bytes_of(run) == before
 
 

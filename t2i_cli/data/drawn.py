@@ -6,7 +6,6 @@ A picture's prompt is its caption by the usual layouts; else that of the row of 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,10 +14,11 @@ from typing import Any, cast
 
 from t2i_cli import images, metadata
 from t2i_cli.data import captions as words
-from t2i_cli.data.dataset import CaptionedImages, digest_of, loaded
-from t2i_cli.data.layouts import CaptionsFrom, Source, find
+from t2i_cli.data.dataset import CaptionedImages, loaded
+from t2i_cli.data.facts import Facts
+from t2i_cli.data.layouts import Source, read_source, with_splits
+from t2i_cli.data.options import ReadOptions
 from t2i_cli.data.report import Problems, Record
-from t2i_cli.data.scan import read_records
 from t2i_cli.errors import DataError, InputError
 
 __all__ = ["load_drawn"]
@@ -30,43 +30,40 @@ _FILE_KEYS = ("path", "file_name")
 def load_drawn(
     path: Path | str,
     resolution: int,
+    options: ReadOptions | None = None,
     *,
     captions: bool = True,
     drawn: bool = True,
-    image_channels: int | None = None,
+    image_channels: int = 4,
     cache: Path | str | None = None,
-    captions_from: CaptionsFrom | None = None,
-    caption_key: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaptionedImages:
     """Pictures with their prompts, to be measured.
 
     Args:
-        path: a folder, a tar shard, a metadata file, or a `.jsonl` file of `t2i sample --json`.
+        path: a folder, an archive, a metadata file, or a `.jsonl` file of `t2i sample --json`.
         resolution: px, the side of the squares.
+        options: how to read it.
         captions: whether a picture without a prompt is of no use; else its caption is empty.
         drawn: whether pictures that t2i drew are among those that are wanted.
         image_channels: as for `load`.
         cache: as for `load`.
-        captions_from: the layout, where it is not to be found by looking.
-        caption_key: the key of the captions in a metadata file or JSON sidecar.
         progress: called with (done, total) pictures now and then.
 
     Raises:
         DataError: nothing there, or (nearly) no picture has a prompt where one is needed.
         OutputError: the cache cannot be written.
     """
-    source = find(Path(path), captions_from, drawn=drawn)
-    records = read_records(source, Problems(), caption_key)
-    if source.layout != "shards":
-        records = _with_prompts(source, records)
+    options = options or ReadOptions()
+    source = read_source(Path(path), options, drawn=drawn)
+    packed = bool(source.listing.containers)
+    records = source.records if packed else _with_prompts(source)
     known = {record.name for record in records}
-    lacking = [name for name in source.images if name not in known and source.layout != "shards"]
-    if not captions:
-        records += [Record(name, ("",), str(source.root / name)) for name in lacking]
-    records = sorted(
-        (one for one in records if one.captions), key=lambda record: (record.file, record.name)
-    )
+    if not captions and not packed:
+        places = source.listing.place
+        lacking = [name for name in source.listing.images if name not in known]
+        records = records + [Record(name, ("",), places(name)) for name in lacking]
+    records = [record for record in records if record.captions]
     if not records:
         raise DataError(
             f"{path}: no picture with a prompt was found",
@@ -74,21 +71,25 @@ def load_drawn(
             "--metrics kid,fid,prdc, which need none",
         )
     used = {record.name for record in records}
-
-    def read(problems: Problems) -> list[Record]:
-        for name in source.images:
-            if name not in used:
-                problems.add("left-out", name, what="without a prompt of its own is left out")
-        return records
-
-    said = json.dumps([(record.name, record.captions) for record in records])
-    digest = hashlib.sha256(f"{digest_of(source, caption_key)} {said}".encode()).hexdigest()
+    problems = Problems()
+    for name in source.listing.images:
+        if name not in used and not packed:
+            problems.add("left-out", name, what="without a prompt of its own is left out")
+    ordered = sorted(records, key=lambda record: record.name)
+    found = Source(
+        source.path,
+        source.phrase,
+        with_splits(ordered, source.listing),
+        problems,
+        replace(source.listing, own=[]),
+        source.notes,
+    )
     return loaded(
         path,
-        replace(source, own=()),
-        digest,
-        read,
+        found,
+        Facts(None, Path(path)),
         resolution,
+        options,
         image_channels=image_channels,
         cache=cache,
         drawn=drawn,
@@ -96,22 +97,23 @@ def load_drawn(
     )
 
 
-def _with_prompts(source: Source, records: list[Record]) -> list[Record]:
-    """The records, and those of other pictures whose prompt is in a row or in themselves; sheets left out."""
-    known = {record.name for record in records}
+def _with_prompts(source: Source) -> list[Record]:
+    """A source's records, and those of other pictures whose prompt is in a row or in themselves; sheets left out."""
+    known = {record.name for record in source.records}
     rows = _rows(source)
-    found = list(records)
-    for name in source.images:
+    found = list(source.records)
+    for name in source.listing.images:
         if name in known:
             continue
-        file = source.root / name
+        file = source.listing.root / name
+        place = source.listing.place(name)
         recipe = _recipe(file)
         if recipe is not None and recipe.kind in ("grid", "morph"):
-            found.append(Record(name, (), str(file)))  # known, and no picture of one prompt
+            found.append(Record(name, (), place))  # known, and no picture of one prompt
             continue
         prompt = rows.get(str(file.resolve())) or (recipe.prompt if recipe is not None else "")
         if captions := words.clean([prompt]):
-            found.append(Record(name, captions, str(file)))
+            found.append(Record(name, captions, place))
     return found
 
 
@@ -129,9 +131,10 @@ def _recipe(path: Path) -> metadata.Recipe | None:
 def _rows(source: Source) -> dict[str, str]:
     """Prompts of the rows that `t2i sample --json` wrote, by the resolved path of their picture."""
     found: dict[str, str] = {}
-    tables = {*source.tables, *source.texts}
-    for name in sorted(one for one in tables if one.lower().endswith(".jsonl")):
-        table = source.root / name
+    for name in source.listing.tables:
+        if not name.lower().endswith((".jsonl", ".ndjson")):
+            continue
+        table = source.listing.root / name
         for row in _json_lines(table):
             prompt = row.get("prompt")
             named = next((row[key] for key in _FILE_KEYS if isinstance(row.get(key), str)), None)

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from t2i_cli.data.options import MOST
+from t2i_cli.data.place import Place
 from t2i_cli.errors import visible
 
-__all__ = ["BAD_SHARE", "FAULTS", "DataReport", "Fault", "Problem", "Problems", "Record"]
-
-BAD_SHARE = 0.01  # training goes on when at most this share of the pictures is bad
+__all__ = ["FAULTS", "DataReport", "Fault", "Problem", "Problems", "Record"]
 
 Severity = Literal["error", "warning"]
 
@@ -21,11 +22,11 @@ Severity = Literal["error", "warning"]
 class Fault:
     """How one kind of fault is told."""
 
-    severity: Severity
+    severity: Severity  # error: something is left out
     one: str  # said of one thing
     many: str  # said of several
     mend: str = ""  # what to do about it, where the place that found it does not say better
-    fatal: bool = False  # training never goes on, however few have it
+    fatal: bool = False  # nothing is left where it is so of the whole set
 
 
 FAULTS: dict[str, Fault] = {
@@ -38,7 +39,14 @@ FAULTS: dict[str, Fault] = {
         "error",
         "metadata file cannot be read",
         "metadata files cannot be read",
-        "save it as UTF-8, a row an image",
+        "save it again as CSV or JSON lines, a row an image",
+        fatal=True,
+    ),
+    "only-test": Fault(
+        "error",
+        "every image is of a test split, which is never trained on",
+        "",
+        "rename the folder or the split if they are meant for training",
         fatal=True,
     ),
     # pictures or rows that are left out
@@ -66,13 +74,25 @@ FAULTS: dict[str, Fault] = {
         "error",
         "caption file cannot be read",
         "caption files cannot be read",
-        "save it as UTF-8 text, or as a JSON object",
+        "save it as plain text, or as a JSON object",
     ),
-    "outside-link": Fault(
+    "ambiguous": Fault(
         "error",
-        "link leads out of the folder and is not followed",
-        "links lead out of the folder and are not followed",
-        "copy the files in, or name the folder they lie in",
+        "row names an image that several files may be",
+        "rows name images that several files may be",
+        "write the path of the file with its folder and ending",
+    ),
+    "broken-link": Fault(
+        "error",
+        "link leads to nothing",
+        "links lead to nothing",
+        "link it to the file again, or copy the file here",
+    ),
+    "other-format": Fault(
+        "error",
+        "picture is in a format that is not read",
+        "pictures are in a format that is not read",
+        "save it as PNG, JPEG or WebP",
     ),
     "cut-shard": Fault(
         "error",
@@ -98,13 +118,35 @@ FAULTS: dict[str, Fault] = {
         "warning",
         "caption file has no image",
         "caption files have no image",
-        "remove it, or add the image of the same name",
+        "add the image of the same name; the file is not used",
     ),
     "unlisted": Fault(
         "warning",
         "image is in no row and left out",
         "images are in no row and left out",
         "add a row for it",
+    ),
+    "converted": Fault(
+        "warning",
+        "file was read as windows-1252",
+        "files were read as windows-1252",
+        "if its letters look wrong, save it as UTF-8",
+    ),
+    "unquoted": Fault(
+        "warning",
+        "row has commas out of quotes, read as part of its caption",
+        "rows have commas out of quotes, read as part of their captions",
+    ),
+    "link": Fault(
+        "warning",
+        "link is not followed",
+        "links are not followed",
+        "leave out --no-follow-links",
+    ),
+    "link-loop": Fault(
+        "warning",
+        "folder is linked again and read once",
+        "folders are linked again and read once",
     ),
     "no-end-marker": Fault(
         "warning",
@@ -139,16 +181,14 @@ class Record:
 
     name: str  # path inside the data set, e.g. img/003.jpg, or shard.tar/key.webp
     captions: tuple[str, ...]  # alternatives, best first; at least one
-    file: str  # path of the file that holds the bytes
-    offset: int = 0  # byte, of the picture inside a shard (decompressed)
-    size: int = -1  # bytes, -1: the whole file
-    split: str = ""  # e.g. train, val_style; empty where the data names none
-    meta: dict[str, Any] = field(default_factory=dict[str, Any])  # style, license, ...
+    place: Place
+    split: str = ""  # train, val, test, val_style, ...; empty where the data names none
+    attributes: dict[str, str] = field(default_factory=dict[str, str])  # style, license, ...
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of fault, with everything that has it."""
+    """One kind of fault of one cause, with everything that has it."""
 
     kind: str  # a key of FAULTS
     items: tuple[str, ...]  # what has the fault, one an entry; empty where it is the whole data set
@@ -162,7 +202,7 @@ class Problem:
 
     @property
     def severity(self) -> Severity:
-        """Errors make `check` exit 3; warnings do not."""
+        """Errors are left out and counted as bad; warnings are not."""
         return self.fault.severity
 
     @property
@@ -199,30 +239,51 @@ class Problem:
 
 
 class Problems:
-    """Gathers faults by kind while a data set is read."""
+    """Gathers faults by kind and cause while a data set is read."""
 
     def __init__(self) -> None:
-        self._items: dict[str, list[str]] = {}
-        self._words: dict[str, tuple[str, str]] = {}
+        self._items: dict[tuple[str, str], list[str]] = {}
+        self._words: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def add(self, kind: str, item: str = "", *, what: str = "", mend: str = "") -> None:
-        """Note that ``item`` has the fault; the first one of a kind words it for all.
+    def add(
+        self, kind: str, item: str = "", *, what: str = "", mend: str = "", cause: str = ""
+    ) -> None:
+        """Note that ``item`` has the fault; the first one of a kind and cause words it for all.
 
         Args:
             kind: a key of `FAULTS`.
             item: what has the fault; empty where it is the whole data set.
             what: said instead of the fault's own words.
             mend: said instead of the fault's own mend.
+            cause: things of one kind are told apart by it; numbers in it do not count.
         """
-        self._words.setdefault(kind, (what, mend or FAULTS[kind].mend))
-        items = self._items.setdefault(kind, [])
+        key = (kind, re.sub(r"\d+", "0", cause))
+        self._words.setdefault(key, (what, mend or FAULTS[kind].mend))
+        items = self._items.setdefault(key, [])
         if item:
             items.append(item)
+
+    def update(self, others: Problems) -> None:
+        """Take over all that another one gathered."""
+        for key, words in others._words.items():
+            self._words.setdefault(key, words)
+            self._items.setdefault(key, []).extend(others._items[key])
+
+    def take(self, others: Problems, kind: str) -> None:
+        """Take over what another one gathered of one kind."""
+        for key, words in others._words.items():
+            if key[0] == kind:
+                self._words.setdefault(key, words)
+                self._items.setdefault(key, []).extend(others._items[key])
+
+    def count(self, kind: str) -> int:
+        """How many things have a fault of this kind."""
+        return sum(len(items) for (one, _), items in self._items.items() if one == kind)
 
     def listed(self) -> tuple[Problem, ...]:
         """The problems: errors before warnings, fatal ones first, then the most frequent."""
         found = [
-            Problem(kind, tuple(self._items[kind]), *said) for kind, said in self._words.items()
+            Problem(key[0], tuple(self._items[key]), *said) for key, said in self._words.items()
         ]
         return tuple(sorted(found, key=lambda one: (one.severity, not one.fault.fatal, -one.count)))
 
@@ -240,11 +301,17 @@ class DataReport:
     with_alpha: int = 0  # pictures that are not opaque
     sizes: dict[str, int] = field(default_factory=dict[str, int])  # px of the long side
     splits: dict[str, int] = field(default_factory=dict[str, int])  # pairs a split
+    fitted: dict[str, int] = field(default_factory=dict[str, int])  # crop, pad, stretch -> pictures
+    attributes: dict[str, int] = field(
+        default_factory=dict[str, int]
+    )  # name -> pictures that have it
+    notes: tuple[str, ...] = ()  # what was decided by looking, in words
+    max_bad: float = MOST  # share of bad pictures, 0 to 1, above which training does not go on
     records: tuple[Record, ...] = ()  # the pairs; empty in a report read back from a cache
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems that make `ok` false."""
+        """The problems that leave something out."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     @property
@@ -260,7 +327,7 @@ class DataReport:
     @property
     def bad(self) -> int:
         """How many pictures, rows or shards have something wrong with them."""
-        return sum(problem.count for problem in self.errors)
+        return sum(max(1, problem.count) for problem in self.errors if problem.kind != "only-test")
 
     @property
     def bad_share(self) -> float:
@@ -269,9 +336,9 @@ class DataReport:
 
     @property
     def usable(self) -> bool:
-        """Whether training may go on: at most 1% is bad and nothing is fatal."""
-        fatal = any(problem.fault.fatal for problem in self.errors)
-        return self.pairs > 0 and not fatal and self.bad_share <= BAD_SHARE
+        """Whether training may go on: there is something to train on, and not too much of the set is bad."""
+        only_test = any(problem.kind == "only-test" for problem in self.errors)
+        return self.pairs > 0 and not only_test and self.bad_share <= self.max_bad
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary, without the records; `from_dict` is its inverse."""
@@ -284,9 +351,13 @@ class DataReport:
             "captions": self.captions,
             "words": self.words,
             "bad": self.bad,
+            "max_bad": self.max_bad,
             "with_alpha": self.with_alpha,
             "sizes": self.sizes,
+            "fitted": self.fitted,
             "splits": {visible(name): count for name, count in self.splits.items()},
+            "attributes": {visible(name): count for name, count in self.attributes.items()},
+            "notes": [visible(note) for note in self.notes],
             "problems": [problem.to_dict() for problem in self.problems],
         }
 
@@ -295,7 +366,9 @@ class DataReport:
         """The report of a dictionary made by `to_dict`."""
         problems = cast("list[dict[str, Any]]", data["problems"])
         names = ("path", "layout", "pairs", "captions", "words", "with_alpha", "sizes", "splits")
+        more = ("fitted", "attributes", "max_bad")
         return cls(
-            **{name: data[name] for name in names},
+            **{name: data[name] for name in (*names, *more)},
+            notes=tuple(cast("list[str]", data["notes"])),
             problems=tuple(Problem.from_dict(problem) for problem in problems),
         )

@@ -1,24 +1,38 @@
 """What a model was trained on: a run's split as its weights record it, and what that says of any data.
 
 Where data names no split, a picture is held out by its own bytes and the run's seed, so the record also tells apart the
-pictures of other data, or of data to which some were added since.
+pictures of other data, or of data to which some were added since. What a run trained on before its data changed, and
+what it kept on its side since, is listed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-__all__ = ["UNKNOWN", "order_of", "read_records", "split_record", "unseen"]
+__all__ = [
+    "MOST",
+    "TRAIN",
+    "UNKNOWN",
+    "names_held_out",
+    "order_of",
+    "read_records",
+    "split_record",
+    "unseen",
+]
+
+TRAIN = ("", "train")  # splits that are trained on
 
 UNKNOWN: dict[str, Any] = {
     "data": ""
 }  # the record of weights that do not say what they were trained on
 MOST = 64  # records of one model: its own, and those of the weights that it started from
+_MOST_KEPT = 4096  # pictures that one record lists
+_DIGITS = 16  # hexadecimal, by which it lists them
 
 
 class Pictures(Protocol):
@@ -49,22 +63,37 @@ def order_of(seed: int, sha256: str) -> bytes:
     return hashlib.sha256(f"{seed}:{sha256}".encode()).digest()
 
 
-def split_record(images: Pictures, val: float, seed: int) -> dict[str, Any]:
+def names_held_out(splits: Collection[str]) -> bool:
+    """Whether data names both a split that is trained on and one that is held out: nothing is left to choose."""
+    every = set(splits)
+    return any(one in TRAIN for one in every) and bool(every - {*TRAIN, "test"})
+
+
+def split_record(
+    images: Pictures, val: float, seed: int, trained: Collection[str] = ()
+) -> dict[str, Any]:
     """What a run's weights say of its split.
 
     Args:
         images: that it learns from.
         val: share that is held out where the data names no split.
         seed: of the run.
+        trained: SHA-256 of every picture that it ever trained on, where its data changed on its way.
     """
     _, held_out = images.split(val, seed)
-    named = any(split not in ("", "train") for split in images.splits)
-    named = named and len(set(images.splits)) > 1
+    outside = {images.hashes[int(row)] for row in held_out}
     last = ""
-    if not named and len(held_out):
-        rows = [int(row) for row in held_out]
-        last = max(order_of(seed, images.hashes[row]) for row in rows).hex()
-    return {"data": images.digest, "val": val, "seed": seed, "last": last}
+    if outside and not names_held_out(images.splits):
+        last = max(order_of(seed, one) for one in outside).hex()
+    record = {"data": images.digest, "val": val, "seed": seed, "last": last}
+    kept = {
+        one[:_DIGITS]
+        for one in trained
+        if one in outside or (last and order_of(seed, one).hex() <= last)
+    }
+    if len(kept) > _MOST_KEPT:
+        return UNKNOWN
+    return {**record, "trained": sorted(kept)} if kept else record
 
 
 def read_records(metadata: dict[str, str]) -> list[dict[str, Any]]:
@@ -86,6 +115,7 @@ def read_records(metadata: dict[str, str]) -> list[dict[str, Any]]:
                 raise TypeError("data")
             if record["data"]:
                 _check(float(record["val"]), int(record["seed"]), record.get("last", ""))
+                _check_kept(record.get("trained", []))
         return records
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return [UNKNOWN]
@@ -96,6 +126,15 @@ def _check(val: float, seed: int, last: str) -> None:
     if not 0 <= val <= 0.5 or seed < 0:
         raise ValueError("out of range")
     bytes.fromhex(last)
+
+
+def _check_kept(kept: object) -> None:
+    """Raise ValueError or TypeError where a record's list of pictures cannot be that of a run."""
+    if not isinstance(kept, list):
+        raise TypeError("trained")
+    rows = cast("list[object]", kept)
+    if len(rows) > _MOST_KEPT or not all(isinstance(one, str) and one for one in rows):
+        raise ValueError("trained")
 
 
 def unseen(images: Pictures, records: Sequence[dict[str, Any]]) -> np.ndarray | None:
@@ -119,5 +158,7 @@ def unseen(images: Pictures, records: Sequence[dict[str, Any]]) -> np.ndarray | 
             mine = np.array([order_of(seed, one) <= last for one in images.hashes], bool)
         else:
             return None
+        if kept := set(record.get("trained", ())):
+            mine &= np.array([one[:_DIGITS] not in kept for one in images.hashes], bool)
         rows &= mine
     return rows

@@ -23,8 +23,9 @@ class Member:
     """A regular file in the stream."""
 
     name: str
-    offset: int  # byte where its content begins
+    offset: int  # byte where its content begins; in a zip, its header
     size: int  # bytes
+    packed: int = -1  # bytes in a zip, where it is packed
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,13 @@ def go_through_stages(run: Run) -> Iterator[Event]:
                 distributed.take_over(tensors)  # machines that differ may have drifted apart
             yield from save(run)
             if run.material.warm and run.material.references is not None:
-                yield Message(f"{run.out} draws from your pictures already; training makes it better")
+                yield Message(
+                    f"{run.out} draws from your pictures already; training makes it better"
+                )
         yield from _steps(run)
-        if name != run.stages[-1]:  # what a run ends with is the same, whether or not it was stopped there
+        if (
+            name != run.stages[-1]
+        ):  # what a run ends with is the same, whether or not it was stopped there
             run.stage.finish()
 
 
@@ -233,7 +237,7 @@ def _eta(run: Run) -> float:
     if run.config.steps:
         left = (1 - run.progress()) / max(run.progress(), 1e-6) * run.at.seconds
     else:
-        left = run.config.time * (1 - run.progress())
+        left = max(run.config.time - run.at.seconds, 0.0)
     return round(left, 1)
 
 
@@ -308,7 +312,10 @@ def save_model(run: Run, path: Path) -> None:
 
 def _splits(run: Run) -> list[dict[str, Any]]:
     """The records of all splits that these weights come of: the run's own, and those of what it started from."""
-    found = [splits.split_record(run.pictures, run.config.val, run.config.seed), *run.inherited]
+    trained = {run.pictures.hashes[row] for row in run.learned_from} if run.keep_sides else set()
+    trained |= run.once_trained
+    own = splits.split_record(run.pictures, run.config.val, run.config.seed, trained)
+    found = [own, *run.inherited]
     known = [record for k, record in enumerate(found) if record not in found[:k]]
     return known if len(known) <= splits.MOST else [known[0], splits.UNKNOWN]
 

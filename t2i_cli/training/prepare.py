@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from t2i_cli.errors import Stopped, UsageError
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, build
 from t2i_cli.tokenizer import Tokenizer, train_tokenizer
-from t2i_cli.training import distributed
+from t2i_cli.training import changes, distributed
 from t2i_cli.training.batches import Batches
 from t2i_cli.training.diagnostics import Doctor, Remedies
 from t2i_cli.training.events import Event, Message, StageStarted
@@ -40,6 +42,7 @@ __all__ = [
     "read_data",
     "tokenizer_stage",
     "tune_again",
+    "write_data",
 ]
 
 TELL_EVERY = 10.0  # s between two lines on how far something has come
@@ -74,17 +77,45 @@ def read_data(run: Run) -> None:
     run.pictures = data.load(
         settings.data,
         config.resolution,
-        image_channels=4,
+        settings.reading,
         cache=settings.cache,
-        captions_from=settings.captions_from,
-        caption_key=settings.caption_key,
         workers=settings.workers,
         progress=progress,
     )
-    run.learned_from, run.held_out = run.pictures.split(config.val, config.seed)
+    sides = {sha256: side for sha256, (_, side) in run.before.items()}
+    digest = _digest_of(settings.out) if run.before else ""
+    run.keep_sides = run.keep_sides or (bool(sides) and digest != run.pictures.digest)
+    run.learned_from, run.held_out = run.pictures.split(
+        config.val, config.seed, sides if run.keep_sides else None
+    )
+    run.once_trained |= {one for one, side in sides.items() if side == "train"}
+    run.once_trained -= {run.pictures.hashes[row] for row in run.learned_from}
     fp32 = trunk_dtype(config.precision, run.device) == torch.float32
     can = Remedies.of(config, init=run.warm, fp32=fp32)
     run.diagnostics = Doctor(len(run.learned_from), warm=run.warm, can=can)
+
+
+def _digest_of(out: Path) -> str:
+    """The digest of the data that a run was started or last resumed with."""
+    try:
+        return str(json.loads((out / "data.json").read_bytes())["digest"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def write_data(run: Run) -> None:
+    """Leave in the run folder what was read, what was left out and why, and which side each picture is on."""
+    pictures = run.pictures
+    report = {
+        "digest": pictures.digest,
+        **pictures.report.to_dict(),
+        "kept_sides": run.keep_sides,
+        "once_trained": sorted(run.once_trained),
+        "pictures": changes.rows(
+            pictures.names, pictures.hashes, run.learned_from.tolist(), run.held_out.tolist()
+        ),
+    }
+    checkpoint.write_atomic(run.out / "data.json", json.dumps(report).encode())
 
 
 def tokenizer_stage(run: Run, *, resumed: bool) -> Iterator[Event]:
@@ -170,7 +201,7 @@ def _stop_if_asked(run: Run, during: str) -> None:
 def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     """The networks, fresh or from given weights, and all that the stages need beside them."""
     settings, config = run.settings, run.config
-    opaque = not any(_is_transparent(run.pictures.pixels, row) for row in run.learned_from)
+    opaque = run.pictures.opaque
     attributes = _attributes(run)
     torch.manual_seed(config.seed)
     if resumed and (run.out / "model.safetensors").is_file():
@@ -260,7 +291,9 @@ def tune_again(run: Run, before: dict[str, Any]) -> None:
         before: the facts of its state.
     """
     tuned = _tuned(run.config)
-    if run.warm and all(before.get(name) == getattr(tuned, name) for name in ("autoencoder", "flow")):
+    if run.warm and all(
+        before.get(name) == getattr(tuned, name) for name in ("autoencoder", "flow")
+    ):
         run.share_out(tuned)
 
 
@@ -293,10 +326,6 @@ def _progress(run: Run) -> Any:
             run.settings.progress(done, total)
 
     return progress
-
-
-def _is_transparent(pixels: np.ndarray, row: int) -> bool:
-    return bool((pixels[row, ..., 3] < 255).any())
 
 
 def _attributes(run: Run) -> tuple[Attribute, ...]:

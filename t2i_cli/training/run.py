@@ -18,7 +18,7 @@ from t2i_cli import data
 from t2i_cli.config import TrainConfig
 from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer
-from t2i_cli.training import distributed
+from t2i_cli.training import changes, distributed
 from t2i_cli.training.diagnostics import Doctor
 from t2i_cli.training.events import Advice
 from t2i_cli.training.stages import STAGES, Material, Stage
@@ -41,8 +41,7 @@ class TrainSettings:
     prompts: list[str] | None = None  # of the sample grids; held-out captions where there are none
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
-    captions_from: Any = None  # see data.load
-    caption_key: str | None = None
+    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
     attributes: tuple[str, ...] | None = (
         None  # columns that are conditions; None: style, where it is there
     )
@@ -73,7 +72,9 @@ class Position:
     # figures of the last preview: those that no report has told yet, and all
     fresh: dict[str, float] = field(default_factory=dict[str, float])
     figures: dict[str, float] = field(default_factory=dict[str, float])
-    reconstruction: str = ""  # mean error of the autoencoder on held-out pictures, where it is known
+    reconstruction: str = (
+        ""  # mean error of the autoencoder on held-out pictures, where it is known
+    )
     previewed: int = -1  # step of the last preview
     reported: int = -1  # step of the last report
 
@@ -85,12 +86,14 @@ class Run:
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
         config = resolved(settings, device)
-        self.share_out(
-            dataclasses.replace(config, **distributed.from_first(config.to_dict()))
-        )
+        self.share_out(dataclasses.replace(config, **distributed.from_first(config.to_dict())))
         self.out = settings.out
         self.at = Position()
         self.given: dict[str, Any] = {}
+        self.before: changes.Pictures = {}  # of a run that is resumed
+        self.keep_sides = False  # the pictures have changed since the run was started
+        self.once_trained: set[str] = set()  # SHA-256 of pictures that are no longer there
+        self.changed = False  # what it is resumed with: the pictures or the budget
         self.pictures: data.CaptionedImages
         self.tokenizer: Tokenizer
         self.words: Words
@@ -152,10 +155,16 @@ class Run:
 
     def stage_progress(self) -> float:
         """How much of the stage is done, 0 to 1."""
+        # the last one has what is left: a run may be asked for more than at first
+        last = self.at.stage == self.stages[-1]
         if self.config.steps:
-            steps = self.stage_steps(self.at.stage)
-            return min(1.0, self.at.stage_step / steps) if steps else 1.0
-        return min(1.0, self.at.stage_seconds / (self.config.time * self.shares[self.at.stage]))
+            before = self.at.step - self.at.stage_step
+            steps = self.config.steps - before if last else self.stage_steps(self.at.stage)
+            return min(1.0, self.at.stage_step / steps) if steps > 0 else 1.0
+        seconds = self.config.time * self.shares[self.at.stage]
+        if last:
+            seconds = max(seconds, self.config.time - (self.at.seconds - self.at.stage_seconds))
+        return min(1.0, self.at.stage_seconds / seconds)
 
     def progress(self) -> float:
         """How much of the run is done, 0 to 1."""

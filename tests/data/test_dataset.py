@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_cli import data, images
-from t2i_cli.data import reading
+from t2i_cli.data import ReadOptions, reading
 from t2i_cli.errors import DataError
 
 
@@ -121,42 +121,69 @@ class TestLoad:
         got = data.load(tmp_path / "set", 16, cache=tmp_path / "cache")
         assert (got.pixels[0] == noise(0)).all()
 
-    def test_alpha_is_kept_where_most_have_it(self, tmp_path):
-        make(tmp_path / "rgba", 3)
-        write_pair(tmp_path / "rgba", "x", noise(9, 3))
-        assert data.load(tmp_path / "rgba", 16, cache=tmp_path).pixels.shape[3] == 4
-        for index in range(3):
-            write_pair(tmp_path / "rgba", f"y{index}", noise(20 + index, 3))
-        got = data.load(tmp_path / "rgba", 16, cache=tmp_path)
-        assert got.pixels.shape == (7, 16, 16, 3)
-        assert (got.pixels[0] == images.flatten(noise(0))).all()
-        assert (got.pixels[6] == noise(22, 3)).all()
-        explicit = data.load(tmp_path / "rgba", 16, cache=tmp_path, image_channels=3)
-        assert (explicit.pixels == got.pixels).all()
-        assert (
-            data.load(tmp_path / "rgba", 16, cache=tmp_path, image_channels=4).pixels.shape[3] == 4
-        )
-
-    def test_flattening_many_in_place(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("t2i_cli.data.dataset._FLATTEN_AT_ONCE", 3)
-        make(tmp_path / "set", 11, 3)
+    def test_opaque_pictures_have_alpha_1(self, tmp_path):
+        write_pair(tmp_path / "set", "a", noise(9, 3))
         got = data.load(tmp_path / "set", 16, cache=tmp_path)
-        assert all((got.pixels[index] == noise(index, 3)).all() for index in range(11))
+        assert got.pixels.shape == (1, 16, 16, 4)
+        assert (got.pixels[0, ..., :3] == noise(9, 3)).all()
+        assert (got.pixels[0, ..., 3] == 255).all()
+        assert got.opaque
+        write_pair(tmp_path / "set", "b", noise(10))
+        got = data.load(tmp_path / "set", 16, cache=tmp_path)
+        assert not got.opaque
+        assert (got.pixels[1] == noise(10)).all()
+        flat = data.load(tmp_path / "set", 16, cache=tmp_path, image_channels=3)
+        assert (flat.pixels[1] == images.flatten(noise(10))).all()
 
-    def test_at_most_one_in_a_hundred_may_be_bad(self, tmp_path):
-        for index in range(99):
-            write_pair(tmp_path / "set", f"{index:03}", noise(index, side=8))
+    def test_only_a_set_that_is_mostly_bad_is_refused(self, tmp_path):
+        make(tmp_path / "set", 2)
+        write_pair(tmp_path / "set", "none", noise(9))
+        (tmp_path / "set" / "none.txt").unlink()
         (tmp_path / "set" / "bad.png").write_bytes(b"junk")
         (tmp_path / "set" / "bad.txt").write_text("bad")
         got = data.load(tmp_path / "set", 8, cache=tmp_path)
-        assert len(got) == 99
+        assert got.names == ["000.png", "001.png"]
         assert not got.report.ok
         assert got.report.usable
-        (tmp_path / "set" / "098.txt").unlink()
-        with pytest.raises(DataError, match="2% is bad, at most 1% may be") as caught:
+        (tmp_path / "set" / "001.txt").unlink()
+        with pytest.raises(DataError, match="75% is bad, at most 50% may be") as caught:
             data.load(tmp_path / "set", 8, cache=tmp_path)
         assert "t2i check" in caught.value.hint
+        assert len(data.load(tmp_path / "set", 8, ReadOptions(max_bad=0.8), cache=tmp_path)) == 1
         assert not list(tmp_path.glob("data/building-*"))
+
+    @pytest.mark.parametrize("most", [0.0, 0.05])
+    def test_strict_and_max_bad_stop(self, tmp_path, most):
+        make(tmp_path / "set", 9)
+        (tmp_path / "set" / "bad.png").write_bytes(b"junk")
+        (tmp_path / "set" / "bad.txt").write_text("bad")
+        with pytest.raises(DataError, match=f"10% is bad, at most {100 * most:.0f}% may be"):
+            data.load(tmp_path / "set", 8, ReadOptions(max_bad=most), cache=tmp_path)
+
+    def test_a_way_to_fit_gives_other_pixels(self, tmp_path):
+        pixels = np.zeros((16, 32, 3), np.uint8)
+        pixels[:, 20:] = 255
+        write_pair(tmp_path / "set", "a", pixels)
+        crop, pad, stretch = (
+            data.load(tmp_path / "set", 16, ReadOptions(fit=how), cache=tmp_path)
+            for how in ("crop", "pad", "stretch")
+        )
+        assert crop.report.fitted == {"crop": 1}
+        assert len({got.pixels.tobytes() for got in (crop, pad, stretch)}) == 3
+        assert len({got.digest for got in (crop, pad, stretch)}) == 3
+
+    def test_attributes_are_kept_of_each_picture(self, tmp_path):
+        make(tmp_path / "set", 2)
+        rows = [
+            {"file_name": f"{k:03}.png", "text": "x", "style": style, "year": 2000 + k}
+            for k, style in enumerate(("flat", "3d"))
+        ]
+        (tmp_path / "set" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        got = data.load(tmp_path / "set", 8, cache=tmp_path)
+        assert got.attributes == [
+            {"style": "flat", "year": "2000"},
+            {"style": "3d", "year": "2001"},
+        ]
 
     def test_needs_no_torch(self):
         script = (
@@ -190,6 +217,38 @@ class TestSplit:
     def test_one_name_for_all_is_no_split(self, tmp_path):
         train, val = self.named(tmp_path, ["train"] * 6).split(0.34, seed=0)
         assert (len(train), len(val)) == (4, 2)
+
+    def test_what_is_named_test_is_in_neither(self, tmp_path):
+        got = self.named(tmp_path, ["train", "test", "val", "test", "train", "train"])
+        train, val = got.split(0.5, seed=0)
+        assert (train.tolist(), val.tolist()) == ([0, 4, 5], [2])
+
+    def test_without_a_named_val_a_share_of_train_is_held_out_and_test_is_in_neither(
+        self, tmp_path
+    ):
+        got = self.named(tmp_path, ["train", "test", "train", "test", "train", "train"])
+        train, val = got.split(0.5, seed=0)
+        assert sorted([*train, *val]) == [0, 2, 4, 5]
+        assert len(val) == 2
+
+    def test_all_of_a_test_split_is_refused(self, tmp_path):
+        got = self.named(tmp_path, ["test"] * 3)
+        with pytest.raises(DataError, match="never trained on"):
+            got.split(0.5)
+
+    def test_what_a_run_had_before_stays_on_its_side(self, tmp_path):
+        got = data.load(make(tmp_path / "set", 40), 8, cache=tmp_path)
+        train, val = got.split(0.1, seed=1)
+        before = {got.hashes[row]: "train" for row in train}
+        before |= {got.hashes[row]: "val" for row in val}
+        for k in range(40):
+            write_pair(tmp_path / "set", f"new{k}", noise(500 + k))
+        more = data.load(tmp_path / "set", 8, cache=tmp_path)
+        train, val = more.split(0.1, seed=1, before=before)
+        assert sorted([*train, *val]) == list(range(80))
+        assert all(before.get(more.hashes[row], "train") == "train" for row in train)
+        assert all(before.get(more.hashes[row], "val") == "val" for row in val)
+        assert any(more.hashes[row] not in before for row in train)
 
     def test_a_share_by_content(self, tmp_path):
         folder = make(tmp_path / "set", 40)

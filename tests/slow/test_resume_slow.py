@@ -83,6 +83,9 @@ def told_of(change: Callable[[], training.TrainSettings]) -> tuple[str, list[str
     return "", messages
 
 
+FLAGS = "--size --resolution --text-encoder --batch-size --lr --seed --val --precision "
+
+
 def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: None):
     begun, failures, cases = time.monotonic(), [], 0
     data, run = _toy_data(memory / "data"), memory / "run"
@@ -90,8 +93,17 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
     for _ in training.train(settings):
         pass
     whole = train_faults.all_of(run)
+    kept = memory / "kept"
+    shutil.copytree(run, kept)
 
-    def tried(name: str, new: training.TrainSettings, refused: str = "", told: str = "") -> None:
+    def tried(
+        name: str,
+        new: training.TrainSettings,
+        refused: str = "",
+        told: str = "",
+        *,
+        goes_on: bool = False,
+    ) -> None:
         nonlocal cases
         cases += 1
         refusal, messages = told_of(lambda: new)
@@ -101,6 +113,9 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
             failures.append(f"{name}: {refusal}")
         if told and not any(told in message for message in messages):
             failures.append(f"{name}: {messages}, expected {told!r}")
+        if goes_on:  # with what it was told of, so it is another run now
+            shutil.rmtree(run)
+            shutil.copytree(kept, run)
         if (now := train_faults.all_of(run)) != whole:
             failures.append(f"{name}: the run has changed: {train_faults.differences(now, whole)}")
 
@@ -108,7 +123,7 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
     for field in dataclasses.fields(TrainConfig):
         value = another(field.name, getattr(given, field.name))
         more = {"steps": 0} if field.name == "time" else {}
-        value = 60.0 if field.name == "time" else value
+        value = 3.0 if field.name == "time" else value
         try:
             changed = dataclasses.replace(given, **{field.name: value}, **more)
         except UsageError as error:
@@ -116,7 +131,11 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
             continue
         new = dataclasses.replace(settings, config=changed)
         free = field.name in training.FREE_TO_CHANGE or field.name == "teacher_weight"
-        tried(field.name, new, "" if free else f"{field.name}: ")
+        longer = field.name in ("time", "steps")
+        flag = field.name.replace("_", "-")
+        refusal = "" if free or longer else f"{flag if f'--{flag} ' in FLAGS else field.name} was "
+        told = "the run is asked for" if longer else ""
+        tried(field.name, new, refusal, told, goes_on=longer or free)
     one, caption = data / "3.png", data / "5.txt"
     others: dict[str, Callable[[Path], object]] = {
         "a caption": lambda d: (d / caption.name).write_text("another\n"),
@@ -138,18 +157,31 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(data, place)
         change(place)
-        tried(f"data: {name}", dataclasses.replace(settings, data=place), "data: ")
+        tried(
+            f"data: {name}",
+            dataclasses.replace(settings, data=place),
+            told="since the run was started",
+            goes_on=True,
+        )
     moved = memory / "moved"
     shutil.copytree(data, moved)
     tried("data: moved", dataclasses.replace(settings, data=moved))
     weights, other = memory / "given.safetensors", memory / "other.safetensors"
     shutil.copy(run / "model.safetensors", weights)
     shutil.copy(run / "best.safetensors", other)
-    tried("weights to start from", dataclasses.replace(settings, init=weights), "init: None -> ")
-    tried("prompts", dataclasses.replace(settings, prompts=["x"]), told="prompts: ")
-    tried("no prompts", dataclasses.replace(settings, prompts=None), told="prompts: ")
+    tried(
+        "weights to start from",
+        dataclasses.replace(settings, init=weights),
+        "the weights that it starts from were not given",
+    )
+    tried("prompts", dataclasses.replace(settings, prompts=["x"]), told="the prompts of the grids")
+    tried("no prompts", dataclasses.replace(settings, prompts=None))
     own = run / "tokenizer.model"
-    tried("tokenizer", dataclasses.replace(settings, tokenizer=own), "tokenizer: None -> ")
+    tried(
+        "tokenizer",
+        dataclasses.replace(settings, tokenizer=own),
+        "the tokenizer was not given and is now",
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
