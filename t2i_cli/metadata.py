@@ -22,6 +22,7 @@ __all__ = ["MARKS", "Recipe", "from_text", "to_text", "xmp"]
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 MAX_TEXT = 1_000_000  # characters of JSON that are read
 MAX_ROWS = 1024  # of a sheet
+MAX_LISTED = 1000  # references that are named, or files that they come from
 _FORMATS = ("png", "webp", "jpg", "gif")
 _KINDS = ("picture", "vary", "grid", "morph")
 
@@ -50,8 +51,8 @@ class Recipe:
     runtime: str = ""  # what computed it, such as onnxruntime-cpu
     version: str = ""  # of t2i
     kind: str = "picture"  # picture, vary, grid, morph
-    # a sheet's rows: prompt, first seed, pictures, negative prompt, guidance
-    sheet: tuple[tuple[str, int, int, str, float], ...] = ()
+    # a sheet's rows: prompt, first seed, pictures, negative prompt, guidance, attributes
+    sheet: tuple[tuple[str, int, int, str, float, str], ...] = ()
     to: str = ""  # the prompt that a morph goes to
     frames: int | None = None  # of a morph, one way
     strength: float | None = None  # of a relative: how far from its source
@@ -192,7 +193,7 @@ def _short_list(name: str, value: object) -> tuple[Any, ...]:
             return type(one) is int
         return isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) is not None
 
-    if len(listed) > 1000 or not all(map(fits, listed)):
+    if len(listed) > MAX_LISTED or not all(map(fits, listed)):
         raise ValueError(f"{name} is not a short list")
     return tuple(listed)
 
@@ -203,9 +204,11 @@ def _rows(value: object) -> tuple[tuple[Any, ...], ...]:
         raise ValueError("sheet is not a list of rows")
     rows: list[tuple[Any, ...]] = []
     for row in cast("list[Any]", value):
-        if not isinstance(row, list) or len(cast("list[Any]", row)) != 5:
-            raise ValueError("a sheet's row is not prompt, seed, pictures, negative, guidance")
-        prompt, seed, count, negative, guidance = cast("list[Any]", row)
+        if not isinstance(row, list) or len(cast("list[Any]", row)) != 6:
+            raise ValueError(
+                "a sheet's row is not prompt, seed, pictures, negative, guidance, attributes"
+            )
+        prompt, seed, count, negative, guidance, attributes = cast("list[Any]", row)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_ROWS:
             raise ValueError("pictures of a sheet's row")
         rows.append(
@@ -215,6 +218,7 @@ def _rows(value: object) -> tuple[tuple[Any, ...], ...]:
                 count,
                 _checked("negative", negative),
                 _checked("guidance", guidance),
+                _checked("attributes", attributes),
             )
         )
     if sum(row[2] for row in rows) > MAX_ROWS:

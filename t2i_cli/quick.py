@@ -426,7 +426,7 @@ def _grid(
     from t2i_cli import sample
 
     wishes: list[sample.Wish] = []
-    rows: list[tuple[str, int, int, str, float]] = []
+    rows: list[tuple[str, int, int, str, float, str]] = []
     for request in _requests(source):
         count = request.n or options.n
         for k in range(count):
@@ -438,7 +438,8 @@ def _grid(
             )
             if not k:
                 wish = wishes[-1]
-                rows.append((wish.prompt, wish.seed, count, wish.negative or "", wish.guidance))
+                asked = (wish.prompt, wish.seed, count, wish.negative or "", wish.guidance)
+                rows.append((*asked, wish.asked))
             if len(wishes) > sample.MAX_GRID:
                 raise UsageError(
                     f"a sheet holds at most {sample.MAX_GRID} pictures",
@@ -452,18 +453,20 @@ def _grid(
 def _sheet(
     model: Model,
     wishes: list[Wish],
-    rows: tuple[tuple[str, int, int, str, float], ...],
+    rows: tuple[tuple[str, int, int, str, float, str], ...],
     options: Options,
     given: SampleSettings,
 ) -> None:
-    from t2i_cli import prompts, relatives, sample
+    from t2i_cli import metadata, prompts, relatives, sample
 
     pictures = model.pictures(wishes)
     pixels = relatives.contact_sheet(pictures)
+    read = sorted({number for picture in pictures for number in picture.recipe.read})
     kept = dataclasses.replace(
         pictures[0].recipe,
         kind="grid",
         sheet=rows,
+        read=tuple(read) if len(read) <= metadata.MAX_LISTED else (),
         picked=None,
         format=options.format_of(options.out),
     )

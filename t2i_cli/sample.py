@@ -104,6 +104,11 @@ class Wish:
     format: Format = "png"
     literal: bool = False  # read letter for letter
 
+    @property
+    def asked(self) -> str:
+        """The attributes as a recipe holds them: `pairs_of` is the inverse."""
+        return ",".join(f"{name}={value}" for name, value in self.attributes)
+
 
 class Model:
     """A model that draws: `load` gives one.
@@ -306,7 +311,7 @@ class Model:
             negative=wish.negative,
             guidance=wish.guidance,
             steps=wish.steps,
-            attributes=",".join(f"{name}={value}" for name, value in wish.attributes),
+            attributes=wish.asked,
             references=wish.references,
             like=self.like_hashes,
             truncation=wish.truncation,
@@ -979,8 +984,8 @@ def following(recipe: Recipe, options: Options) -> tuple[Request, Options]:
 def wishes_of(recipe: Recipe, options: Options) -> list[Wish]:
     """The pictures of a sheet, from its recipe and the options that `following` gives."""
     wishes: list[Wish] = []
-    for prompt, seed, count, negative, guidance in recipe.sheet:
-        as_then = replace(options, guidance=guidance)
+    for prompt, seed, count, negative, guidance, attributes in recipe.sheet:
+        as_then = replace(options, guidance=guidance, attributes=attributes)
         request = Request(prompt, negative=negative)
         wishes += [as_then.wish(request, seed + k * recipe.best_of) for k in range(count)]
     return wishes

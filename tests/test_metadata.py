@@ -31,7 +31,11 @@ FULL = Recipe(
 
 
 SHEET = Recipe(
-    "a", 3, kind="grid", best_of=2, sheet=(("a", 3, 2, "", 1.0), ("ü\n", 2**62, 1, "b", 1.5))
+    "a",
+    3,
+    kind="grid",
+    best_of=2,
+    sheet=(("a", 3, 2, "", 1.0, ""), ("ü\n", 2**62, 1, "b", 1.5, "style=bold")),
 )
 MORPH = Recipe("a", 3, kind="morph", to="b", frames=24)
 RELATIVE = Recipe("a", 3, kind="vary", strength=0.0, source="ab" * 32, first=0)
@@ -91,9 +95,10 @@ def test_no_metadata_still_says_generated():
     [None, "", "[]", "{", '{"prompt": "a"}', '{"prompt": 1, "seed": 1}', '{"prompt": "a", "seed": -1}',
      '{"prompt": "a", "seed": 1, "guidance": NaN}', '{"prompt": "a", "seed": 1, "scale": 1000000}',
      '{"prompt": "a", "seed": 1, "kind": "x"}', '{"prompt": "a", "seed": 1, "frames": 1000000}',
-     '{"prompt": "a", "seed": 1, "sheet": 1}', '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, ""]]}',
-     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000000, "", 1]]}',
-     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000, "", 1], ["a", 1, 1000, "", 1]]}',
+     '{"prompt": "a", "seed": 1, "sheet": 1}', '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, "", 1]]}',
+     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1, "", 1, 7]]}',
+     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000000, "", 1, ""]]}',
+     '{"prompt": "a", "seed": 1, "sheet": [["a", 1, 1000, "", 1, ""], ["a", 1, 1000, "", 1, ""]]}',
      '{"prompt": "a", "seed": 1, "steps": 0}', '{"prompt": "a", "seed": 1, "steps": 1e9}',
      '{"prompt": "a", "seed": 1, "references": -1}', '{"prompt": "a", "seed": 1, "references": 1000000}',
      '{"prompt": "a", "seed": 1, "read": 1}', '{"prompt": "a", "seed": 1, "read": ["1"]}',

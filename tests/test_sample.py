@@ -634,10 +634,15 @@ def test_replay_from_the_command(t2i, tmp_path):
 
 @pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
 def test_a_sheet_is_made_again(t2i, tmp_path, ending):
-    rows = [{"prompt": "a red ball", "n": 2}, {"prompt": "blue", "seed": 7, "negative": "a bar"}]
+    rows = [
+        {"prompt": "a red ball", "n": 2},
+        {"prompt": "blue", "seed": 7, "negative": "a bar", "style": "bold"},
+        {"prompt": "blue", "seed": 7, "style": "light"},
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    asked = ("--grid", "--best-of", "2", "--scale", "2", "--background", "teal")
+    asked = ("--grid", "--best-of", "2", "--scale", "2", "--background", "teal", "--steps", "2")
     assert t2i("-i", "rows.jsonl", *asked, "-o", f"x.{ending}").returncode == 0
+    assert 3 <= len(recipe_of(str(tmp_path / f"x.{ending}")).read) <= 12  # of all its pictures
     done = t2i("--from", f"x.{ending}", "-o", f"y.{ending}")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"y.{ending}\n", "")
     assert (tmp_path / f"x.{ending}").read_bytes() == (tmp_path / f"y.{ending}").read_bytes()

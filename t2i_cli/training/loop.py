@@ -126,8 +126,12 @@ def look(run: Run) -> Iterator[Event]:
     """A preview, and the best weights so far where it is the best one of the last stage."""
     yield from preview(run)
     at = run.at
-    if run.first and at.stage == run.stages[-1] and at.figures["retrieval"] >= at.best:
-        at.best = at.figures["retrieval"]
+    if not run.first or at.stage != run.stages[-1]:
+        return
+    # a run may end with its autoencoder, which draws nothing: the nearer the better
+    score = at.figures.get("retrieval", -at.figures.get("reconstruction_l1", math.inf))
+    if score >= at.best:
+        at.best = score
         save_model(run, run.out / "best.safetensors")
 
 

@@ -222,7 +222,7 @@ def sound_recipes() -> list[metadata.Recipe]:
         metadata.Recipe(
             "a cat", 3, steps=8, attributes="style=bold", references=3, read=(1, 2, 3), like=("ab" * 32,)
         ),
-        metadata.Recipe("a cat", 3, kind="grid", sheet=(("a cat", 3, 2, "", 1.5),)),
+        metadata.Recipe("a cat", 3, kind="grid", sheet=(("a cat", 3, 2, "", 1.5, "style=bold"),)),
     ]  # fmt: skip
 
 
