@@ -490,7 +490,7 @@ def train(
             _show_plan(plan_run(settings), json_rows)
             return
         with console.TrainingDisplay(json_rows=json_rows) as display:
-            settings.progress = display.decoding if me.first else None
+            settings.progress = display.preparing if me.first else None
             try:
                 for event in train_run(settings):
                     if me.first:

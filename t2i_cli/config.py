@@ -115,6 +115,8 @@ class ModelConfig:
         """Raise InputError where a field is out of bounds."""
         sizes = (*PRESETS, "custom")
         _check(self.size in sizes, "size", self.size, "tiny, small, base, large or custom")
+        for name in ("resolution", "patch", "cells"):
+            _check_int(name, getattr(self, name), 1, 4096)
         _check(self.resolution in RESOLUTIONS, "resolution", self.resolution, "32, 64, 128 or 256")
         _check(type(self.opaque) is bool, "opaque", self.opaque, "true or false")
         _check(self.patch in (1, 2, 4, 8), "patch", self.patch, "1, 2, 4 or 8")
@@ -360,8 +362,13 @@ class TrainConfig:
             "mirror": (0, 1), "slips": (0, 1), "val": (0, 0.5), "save_every": (0, 1e9), "sample_every": (0, 1e9),
             "report_every": (0, 1e9), "vocab_size": (300, 262_144), "teacher_weight": (0, 1e3),
         }  # fmt: skip
+        whole = {item.name for item in dataclasses.fields(self) if item.type == "int"}
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
+            if name in whole and type(value) is not int:
+                raise UsageError(
+                    f"{name} = {value!r}: expected a whole number", f"use {int(low)} or more"
+                )
             if not low <= value <= high:
                 raise UsageError(
                     f"{name} = {plain(value)}: out of range", f"use {plain(low)} to {plain(high)}"

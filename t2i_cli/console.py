@@ -427,9 +427,9 @@ class TrainingDisplay:
             self._live.stop()
             self._live = None
 
-    def decoding(self, done: int, total: int) -> None:
-        """Show how far the decoding of pictures is, before the first stage."""
-        self._decoded = f"decoding: {count(done)} of {count(total)} pictures"
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Show how far the work before a stage's first step is: decoding pictures, encoding them, reading captions."""
+        self._decoded = f"{what}: {count(done)} of {count(total)}"
         now = time.monotonic()
         if self._live is None and now - self._spoke >= PLAIN_EVERY:
             self._spoke = now

@@ -86,10 +86,13 @@ class ReferenceStore:
         """Rows of the nearest pictures, int64, nearest first; of one drawing only the nearest."""
         found = self.similarity(query, attributes)
         most = min(len(found), 8 * count)
-        order = np.argpartition(-found, most - 1)[:most] if most else np.zeros(0, np.int64)
-        order = order[np.lexsort((order, -found[order]))]
-        _, first = np.unique(self.sources[order], return_index=True)
-        return order[np.sort(first)][:count].astype(np.int64)
+        while True:
+            order = np.argpartition(-found, most - 1)[:most] if most else np.zeros(0, np.int64)
+            order = order[np.lexsort((order, -found[order]))]
+            _, first = np.unique(self.sources[order], return_index=True)
+            if len(first) >= count or most == len(found):
+                return order[np.sort(first)][:count].astype(np.int64)
+            most = min(len(found), 4 * most)  # many copies of a few drawings
 
     def choose(
         self,

@@ -10,7 +10,7 @@ import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ class Pictures(Protocol):
         ...
 
     @property
-    def meta(self) -> Sequence[Mapping[str, Any]]:
-        """What else the data says of each picture, its attributes among it."""
+    def attributes(self) -> Sequence[Mapping[str, str]]:
+        """What else the data says of each picture: style, category, ..."""
         ...
 
 
@@ -224,7 +224,7 @@ class Batches:
         for column, attribute in enumerate(wanted):
             places = {value: at for at, value in enumerate(attribute.values)}
             for at, row in enumerate(self.indices):
-                value = str(self.pictures.meta[int(row)].get(attribute.name, ""))
+                value = str(self.pictures.attributes[int(row)].get(attribute.name, ""))
                 found[at, column] = places.get(value, len(places))
         return found
 

@@ -44,7 +44,7 @@ class Remedies:
     fp32: bool = True  # compute in fp32: not where the run does
     contrastive: bool = True  # give the contrastive stage more time: not where the run has none
     flow: bool = True  # likewise the flow stage
-    lr: float = 9e-4  # the generator's learning rate
+    lr: float = 2e-3  # the generator's learning rate
 
     @classmethod
     def of(cls, config: TrainConfig, *, init: bool, fp32: bool) -> Remedies:
@@ -77,7 +77,7 @@ class Doctor:
 
     | key | what it is |
     |---|---|
-    | `stage`, `stage_progress`, `step` | contrastive, flow or adversarial; 0 to 1; optimizer steps |
+    | `stage`, `stage_progress`, `step` | contrastive, autoencoder, flow or gan; 0 to 1; optimizer steps |
     | `contrastive_loss`, `flow_loss` | the stage's own loss |
     | `contrastive_chance` | log(batch size): what features that say nothing reach |
     | `retrieval`, `retrieval_chance` | R@1 on held-out pictures; what guessing gives (default 0.01) |
@@ -316,7 +316,7 @@ def _few_pictures(stage: _Stage) -> bool:
     return 0 < stage.pictures < 500
 
 
-_GAN = ("adversarial",)
+_GAN = ("gan",)
 
 SIGNALS: tuple[Signal, ...] = (
     Signal(
@@ -400,11 +400,11 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "one_picture_per_prompt", _GAN,
         "after half of the stage, pictures of one prompt differ less than 0.05 of what prompts differ",
-        "Every seed gives nearly the same picture: raise pairs_weight or spread_weight{flow}.",
+        "Every seed gives nearly the same picture: lower alignment_weight, or use --objective flow.",
         _one_picture,
     ),
     Signal(
-        "copies", ("flow", "adversarial"),
+        "copies", ("flow", "gan"),
         "pictures are less than half as far from the nearest training picture as held-out ones are",
         "Pictures are near copies of training pictures: add pictures, raise augment, or train for "
         "less long.",

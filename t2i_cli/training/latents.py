@@ -221,6 +221,8 @@ def text_features(
         OutputError: the cache cannot be written.
     """
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
+    for part in tokens(list(texts[:256])):  # the tokenizer, and the length at which it cuts
+        digest.update(part.cpu().numpy().tobytes())
     asked = f"texts {VERSION} {digest.hexdigest()} {digest_of(encoder)} {encoder.trunk_dtype}"
     key = hashlib.sha256(asked.encode()).hexdigest()
     entry = open_entry(cache, key)

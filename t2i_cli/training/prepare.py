@@ -72,7 +72,7 @@ def read_data(run: Run) -> None:
                 settings.stop.signum, "stopped while pictures were decoded; no step was made"
             )
         if settings.progress is not None:
-            settings.progress(done, total)
+            settings.progress("decoding pictures", done, total)
 
     run.pictures = data.load(
         settings.data,
@@ -323,7 +323,7 @@ def _progress(run: Run) -> Any:
     def progress(what: str, done: int, total: int) -> None:
         _stop_if_asked(run, what)
         if run.settings.progress is not None:
-            run.settings.progress(done, total)
+            run.settings.progress(what, done, total)
 
     return progress
 
@@ -339,13 +339,13 @@ def _attributes(run: Run) -> tuple[Attribute, ...]:
     defaults = dict(told.split("=", 1) for told in settings.defaults if "=" in told)
     found: list[Attribute] = []
     for name in asked:
-        told = [str(run.pictures.meta[row].get(name, "")) for row in run.learned_from]
+        told = [str(run.pictures.attributes[row].get(name, "")) for row in run.learned_from]
         values = tuple(sorted(set(filter(None, told))))
         if settings.attributes is None and (not 1 < len(values) <= MOST_VALUES):
             continue
         if not 1 <= len(values) <= MOST_VALUES:
             columns = sorted(
-                {key for row in run.learned_from[:100] for key in run.pictures.meta[row]}
+                {key for row in run.learned_from[:100] for key in run.pictures.attributes[row]}
             )
             raise UsageError(
                 f"--attributes {name}: {len(values) or 'no'} values in the data",

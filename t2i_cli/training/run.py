@@ -50,7 +50,7 @@ class TrainSettings:
     workers: int = 0  # threads that decode; 0: as many as there are processors
     cache: Path | None = None
     stop: StopRequest = field(default_factory=StopRequest)
-    progress: Callable[[int, int], None] | None = None  # of decoding, (done, total) pictures
+    progress: Callable[[str, int, int], None] | None = None  # what is prepared, done, total
 
 
 @dataclass

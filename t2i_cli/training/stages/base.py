@@ -107,7 +107,7 @@ class Stage(ABC):
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that the stage changes, by group."""
         groups: dict[str, dict[str, Tensor]] = {"networks": dict(self.networks.state_dict())}
-        groups["images"] = {"images": torch.tensor([self.images])}
+        groups[f"stage-{self.name}"] = {"images": torch.tensor([self.images])}
         for kind, modules in (("average", self.averages), ("helper", self.helpers)):
             for name, module in modules.items():
                 groups[f"{kind}-{name}"] = dict(module.state_dict())
@@ -124,8 +124,8 @@ class Stage(ABC):
         Raises:
             KeyError, RuntimeError: the state is another stage's, or of other networks.
         """
+        self.images = int(groups[f"stage-{self.name}"]["images"])
         self.networks.load_state_dict(groups["networks"])
-        self.images = int(groups["images"]["images"])
         for kind, modules in (("average", self.averages), ("helper", self.helpers)):
             for name, module in modules.items():
                 module.load_state_dict(groups[f"{kind}-{name}"])

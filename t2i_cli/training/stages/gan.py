@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from t2i_cli.models import Discriminator, TextEncoding
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.augmentation import augment, random_background
 from t2i_cli.training.batches import Batch
+from t2i_cli.training.events import Event
+from t2i_cli.training.latents import text_features
 from t2i_cli.training.stages.base import MEASURE_EVERY, Material, Stage
 from t2i_cli.training.step import (
     StepResult,
@@ -50,6 +54,7 @@ class Gan(Stage):
     def __init__(self, material: Material) -> None:
         super().__init__(material)
         networks, config = self.networks, self.config
+        networks.decoder.requires_grad_(requires_grad=False)  # what G's latents mean stays as it is
         self.judge = Discriminator(networks.config).to(self.device)
         self.judge.trunk_dtype = networks.generator.trunk_dtype
         self.judge.start_from(networks.image_encoder)
@@ -70,12 +75,13 @@ class Gan(Stage):
         strength = config.augment * min(1.0, 4 * progress)
         with torch.no_grad():
             text = self.networks.text_encoder(batch.tokens, batch.mask)
+        before = self._kept() if config.discriminator_steps > 1 else None
         for _ in range(config.discriminator_steps - 1):
             with torch.no_grad():
                 other = self._draw(batch, text, random)
             loss, _ = self._d_loss(batch, other, text, strength, progress, random)
             if backward(self.optimizers["discriminator"], loss) is None:
-                return StepResult({"d_loss": math.nan}, skipped=True)
+                return self._undone(before)
             take(self.optimizers["discriminator"])
         fake = self._draw(batch, text, random)
         d_loss, figures = self._d_loss(batch, fake.detach(), text, strength, progress, random)
@@ -83,7 +89,7 @@ class Gan(Stage):
         g_loss, g_figures = self._g_loss(batch, fake, text, strength, progress, random)
         g_norm = backward(self.optimizers["generator"], g_loss)
         if d_norm is None or g_norm is None:
-            return StepResult({"g_loss": math.nan}, skipped=True)
+            return self._undone(before)
         moved = {
             f"{key}_{name[0]}": value
             for name, optimizer in self.optimizers.items()
@@ -92,6 +98,31 @@ class Gan(Stage):
         self.averaged(self.batch_size, AVERAGE_IMAGES, AVERAGE_SHARE)
         norms = {"grad_norm_d": d_norm, "grad_norm_g": g_norm}
         return StepResult({**figures, **g_figures, **norms, **moved})
+
+    def _kept(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """D and its optimizer as they are, to go back to."""
+        return copy.deepcopy(self.judge.state_dict()), copy.deepcopy(
+            self.optimizers["discriminator"].state_dict()
+        )
+
+    def _undone(self, before: tuple[dict[str, Any], dict[str, Any]] | None) -> StepResult:
+        """A step that was left out: D is as it was before its first turn."""
+        if before is not None:
+            self.judge.load_state_dict(before[0])
+            self.optimizers["discriminator"].load_state_dict(before[1])
+        return StepResult({"g_loss": math.nan}, skipped=True)
+
+    def prepare(self) -> Iterator[Event]:
+        """Whiten the texts, which the generator is told what to draw by."""
+        if not self.images:
+            batches = self.material.batches
+            captions = sorted({batches.captions(place)[0] for place in range(len(batches))})
+            features = text_features(
+                captions, batches.tokens, self.networks.text_encoder, self.material.cache
+            )
+            for network in (self.networks.generator, self.averages["generator"]):
+                network.whiten(features.to(self.device).float())
+        yield from ()
 
     def _schedule(self, progress: float) -> None:
         config = self.config
