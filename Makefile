@@ -83,19 +83,18 @@ wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
 	@$(BIN)/python -m zipfile -l $(DIST)/*.whl | grep -q 't2i_cli/weights/[^/]*[.]safetensors' || \
 		{ echo "the wheel holds no weights" >&2; exit 1; }
 
-# The others are run by hand, as their first lines say: comparison, optimizers, planted_faults, text_encoder and
-# train_eval_encoder train for hours, and good_from_bad needs thousands of pictures.
+# The others are run by hand, as their first lines say: planted_faults, text_encoder and train_eval_encoder train for
+# minutes to hours.
 bench: $(VENV)/.dev  ## what the shipped model costs and how good it is, on examples/icons (minutes)
 	@set -e; run() { echo "== $$*"; OMP_NUM_THREADS=1 $(BIN)/python -m "benchmarks.$$@"; }; \
-	run startup; \
-	run one_shot --rounds 3 --model $(BENCH_MODEL); \
+	run startup --rounds 3 --model $(BENCH_MODEL); \
+	run sizes; \
 	run warm --rounds 3 --model $(BENCH_MODEL); \
 	run stream --count 500 --model $(BENCH_MODEL); \
 	run data_loading $(BENCH_DATA); \
 	run training_step --rounds 1; \
 	run retrieval $(BENCH_MODEL) $(BENCH_DATA); \
 	run colour_pairs $(BENCH_MODEL) $(BENCH_DATA) --count 60; \
-	run edges $(BENCH_MODEL) $(BENCH_DATA) --count 60; \
 	run originality $(BENCH_MODEL) $(BENCH_DATA) --count 60 --prompts 8; \
 	run rewordings $(BENCH_MODEL) $(BENCH_DATA) --count 60 --split ''
 

@@ -2,8 +2,8 @@
 
 Trains at 32 px on part of DATA, with nothing wrong or with a planted fault, and prints which signs tripped after what
 share of the whole run. A run with a fault is left after its first eighth, a healthy one goes to its end. Faults of the
-adversarial stage are planted in runs whose warm-up is 3% of the run, so that a tenth of the run holds some of that
-stage; `healthy-short` is the same run without a fault.
+discriminator are planted in runs of the founding form (`--objective gan`) whose other stages are 3% of the run, so that
+a tenth of the run holds some of that stage; `healthy-gan` is the same run without a fault.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from t2i_cli.models import Discriminator
 from t2i_cli.train import TrainSettings, train
 from t2i_cli.training.events import Report
 
-USUAL, SHORT = (0.15, 0.45, 0.40), (0.02, 0.01, 0.97)  # of contrastive, flow, adversarial stage
+# of contrastive, autoencoder, flow and gan
+FLOW, GAN = (0.15, 0.25, 0.6, 0.0), (0.02, 0.01, 0.0, 0.97)
 RUNS = {  # what is planted -> shares of the stages
-    "healthy": USUAL,
-    "healthy-short": SHORT,
-    "lr-30-times": USUAL,
-    "lr-30-times-short": SHORT,
-    "no-gamma": SHORT,
-    "captions-shuffled": USUAL,
-    "50-pictures": USUAL,
-    "blind-to-text": SHORT,
+    "healthy": FLOW,
+    "healthy-gan": GAN,
+    "lr-30-times": FLOW,
+    "lr-30-times-gan": GAN,
+    "no-gamma": GAN,
+    "captions-shuffled": FLOW,
+    "50-pictures": FLOW,
+    "blind-to-text": GAN,
 }
 UNTIL = 0.125  # share of a run after which one with a fault is left
 
@@ -75,13 +76,13 @@ def run(
     folder = copy(
         source, place, seed, 50 if name == "50-pictures" else pictures, name == "captions-shuffled"
     )
-    contrastive, flow, adversarial = RUNS[name]
+    contrastive, autoencoder, flow, gan = RUNS[name]
+    usual = TrainConfig.flow_lr
     config = TrainConfig(
-        resolution=32, time=0.0, steps=steps, contrastive=contrastive, flow=flow, adversarial=adversarial,
+        resolution=32, time=0.0, steps=steps, objective="gan" if gan else "flow",
+        contrastive=contrastive, autoencoder=autoencoder, flow=flow, gan=gan,
         batch_size=16, contrastive_batch_size=64, save_every=1e6, seed=seed,
-        distill=0.0, discriminator_head_start=0.0, discriminator_lr=1.0, anchor_weight=0.2,
-        alignment_weight=0.2, discriminator_alignment_weight=1.0, augment=0.5,
-        **learning_rates(30 * 9e-4 if name.startswith("lr-30-times") else 9e-4),
+        **learning_rates((30 if name.startswith("lr-30-times") else 1) * usual),
         gamma=1e-9 if name == "no-gamma" else 0.0,
     )  # fmt: skip
     logits = Discriminator.logits

@@ -46,8 +46,8 @@ def main() -> None:
 
     def meant(prompts: list[str]) -> torch.Tensor:
         read = prompts if asked.literal else [model.runtime.words.read(text) for text in prompts]
-        said = model.runtime.encode_many(read)
-        return torch.from_numpy(np.stack([said[text].text_features for text in read]))
+        said = [model.runtime.encode(text) for text in read]
+        return torch.from_numpy(np.stack([one.text_features for one in said]))
 
     plain = drawn(captions, list(range(len(captions))))
     hits = metrics.retrieval_hits(encoder.to_shared(encoder.features(plain)), texts, captions)

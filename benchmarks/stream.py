@@ -1,6 +1,6 @@
 """Prompts through a pipe: rate, memory, and how long the first picture takes, against one-shot and the warm batch rate.
 
-    OMP_NUM_THREADS=1 python benchmarks/stream.py [--count 10000] [--model FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.stream [--count 10000] [--model FILE]
 
 Every prompt is different, so every one is tokenized and encoded. Times of the stream are the process's own
 CPU time, read from the system while it runs; the first picture's are wall time, of the stream and of a
@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT))
 
 
 def status(pid):
@@ -42,8 +40,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     given = parser.parse_args()
 
-    from one_shot import cost, random_model
-
+    from benchmarks.startup import cost, random_model
     from t2i_cli.sample import Wish, load
 
     with tempfile.TemporaryDirectory() as name:

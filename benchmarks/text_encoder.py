@@ -22,10 +22,10 @@ from benchmarks.synonyms import REWRITES
 from t2i_cli import data, metrics
 from t2i_cli.config import TrainConfig, model_config
 from t2i_cli.folders import cache_folder
-from t2i_cli.models import build
+from t2i_cli.models import Networks, build, encode
 from t2i_cli.tokenizer import train_tokenizer
 from t2i_cli.training.batches import Batches
-from t2i_cli.training.stages import Learner
+from t2i_cli.training.stages import STAGES, Material
 from t2i_cli.training.teacher import Lessons, load_teacher, make_lessons
 
 
@@ -45,25 +45,26 @@ def lessons_of(teacher: str, captions: list[str], dtype: torch.dtype) -> Lessons
 
 
 @torch.no_grad()
-def features(learner: Learner, batches: Batches, texts: Sequence[str]) -> torch.Tensor:
+def features(networks: Networks, batches: Batches, texts: Sequence[str]) -> torch.Tensor:
     parts = [texts[start : start + 128] for start in range(0, len(texts), 128)]
-    return torch.cat([learner.encode(*batches.tokens(part)).text_features for part in parts])
+    encoder = networks.text_encoder
+    return torch.cat([encode(encoder, *batches.tokens(part)).text_features for part in parts])
 
 
 @torch.no_grad()
 def measure(
-    learner: Learner, batches: Batches, rows: np.ndarray, captions: list[str]
+    networks: Networks, batches: Batches, rows: np.ndarray, captions: list[str]
 ) -> dict[str, list[float]]:
     parts = np.array_split(rows, len(rows) // 64 + 1)
-    images = torch.cat([learner.networks.image_encoder(batches.of(part).images) for part in parts])
-    plain = features(learner, batches, captions)
+    images = torch.cat([networks.image_encoder(batches.of(part).images) for part in parts])
+    plain = features(networks, batches, captions)
     found = {"captions": [len(rows), metrics.retrieval_at_k(images, plain, captions), 0.0, 1.0]}
     for name, rewrite in REWRITES.items():
         texts = [rewrite(caption) for caption in captions]
         at = [place for place, text in enumerate(texts) if text is not None]
         some = [texts[place] or "" for place in at]
         own = [captions[place] for place in at]
-        moved = features(learner, batches, some)
+        moved = features(networks, batches, some)
         found[name] = [
             len(at),
             metrics.retrieval_at_k(
@@ -89,9 +90,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     options = parser.parse_args()
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    config = TrainConfig(size=options.size, teacher_weight=options.weight, seed=options.seed)
+    config = TrainConfig(
+        size=options.size, teacher_weight=options.weight, seed=options.seed,
+        batch_size=options.batch_size, contrastive_batch_size=options.batch_size,
+    )  # fmt: skip
 
-    pictures = data.load(options.data, config.resolution)
+    pictures = data.load(options.data, config.resolution, image_channels=4)
     train, held_out = pictures.split(config.val, config.seed)
     styles = [row for row in held_out if pictures.splits[row] == "val_style"]
     rows = np.array(styles) if styles else held_out
@@ -99,10 +103,8 @@ def main() -> None:
     lessons = lessons_of(options.teacher, captions, dtype) if options.teacher else None
     tokenizer = train_tokenizer(captions, config.vocab_size)
     torch.manual_seed(config.seed)
-    model = model_config(
-        config.size, config.resolution, pictures.pixels.shape[-1], tokenizer.vocab_size
-    )
-    networks = build(model, discriminator=True)
+    model = model_config(config.size, config.resolution, tokenizer.vocab_size)
+    networks = build(model)
     networks.set_trunk_dtype(dtype)
     batches = Batches(
         pictures,
@@ -113,21 +115,21 @@ def main() -> None:
         device=torch.device("cpu"),
         recolour=config.recolour,
         mirror=config.mirror,
+        slips=config.slips,
         lessons=lessons,
     )
-    learner = Learner(networks, config, batches.tokens([""]))
-    learner.begin("contrastive")
+    cpu = torch.device("cpu")
+    stage = STAGES["contrastive"](Material(config, networks, batches, "", cpu, cache_folder()))
     start, step, told = time.process_time(), 0, time.monotonic()
     while (spent := time.process_time() - start) < options.seconds:
-        batch = batches.get("contrastive", step, options.batch_size)
-        figures = learner.step("contrastive", batch, step, spent / options.seconds).figures
+        figures = stage.step(step, spent / options.seconds).figures
         step += 1
         if time.monotonic() - told > 30:
             told = time.monotonic()
             shown = ", ".join(f"{name} {float(value):.3f}" for name, value in figures.items())
             print(f"{spent:.0f} s, step {step}: {shown}", flush=True)
-    learner.networks.eval()
-    found = measure(learner, batches, rows, [pictures.captions[row][0] for row in rows])
+    networks.eval()
+    found = measure(networks, batches, rows, [pictures.captions[row][0] for row in rows])
     print(
         json.dumps({"steps": step, **{name: str(value) for name, value in vars(options).items()}})
     )

@@ -1,10 +1,11 @@
 """How much of the hardware a training step uses, on one CPU thread: `python -m benchmarks.training_step`.
 
 The floor is the rate of bf16 3x3 convolutions, forward and backward, channels-last, at the model's own
-widths and grids and at the batch size of the step, measured in turn with the steps in one process (medians
-of process CPU time). The contrastive stage takes twice the batch, as it does by default. A share is the step's
-floating point operations, as torch counts them, over its time and over that rate. Peak memory is that of a process
-that does nothing else.
+widths and grids and at the batch size, measured in turn with the steps in one process (medians of process CPU time).
+Widths are those of the generator and of the decoder. The contrastive stage takes twice the batch and the autoencoder
+half of it, as by default; the autoencoder's step is one of its later part, with the patch discriminator. The flow's
+latents are made up. A share is the step's floating point operations, as torch counts them, over its time and over
+that rate. Peak memory is that of a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from t2i_cli.config import ModelConfig, TrainConfig, model_config
+from t2i_cli.folders import cache_folder
 from t2i_cli.models import build
 from t2i_cli.models.layers import Conv
 from t2i_cli.tokenizer import train_tokenizer
 from t2i_cli.training.batches import Batches
-from t2i_cli.training.stages import STAGES, Learner
+from t2i_cli.training.stages import STAGES, Material
 
 
 class Noise:
@@ -36,28 +38,33 @@ class Noise:
     def __init__(self, config: ModelConfig, count: int) -> None:
         random = np.random.default_rng(0)
         side = config.resolution
-        self.pixels = random.integers(
-            0, 256, (count, side, side, config.image_channels), dtype=np.uint8
-        )
+        self.pixels = random.integers(0, 256, (count, side, side, 4), dtype=np.uint8)
         self.captions = [[f"a picture of thing number {row}"] for row in range(count)]
+        self.meta = [dict[str, str]() for _ in range(count)]
 
 
-def learner_of(size: str, resolution: int, batch_size: int) -> tuple[Learner, Batches]:
-    """A fresh learner in bf16, and batches for it."""
+def material_of(size: str, resolution: int, batch_size: int) -> Material:
+    """Fresh networks in bf16, and batches for them."""
     tokenizer = train_tokenizer((f"a picture of thing number {row}" for row in range(4096)), 4096)
     model = model_config(size, resolution, vocab_size=tokenizer.vocab_size)
     pictures = Noise(model, 4 * batch_size)
-    networks = build(model, discriminator=True)
+    networks = build(model)
     networks.set_trunk_dtype(torch.bfloat16)
+    cpu = torch.device("cpu")
     batches = Batches(
         pictures,
         np.arange(4 * batch_size),
         tokenizer,
         context_length=64,
         seed=0,
-        device=torch.device("cpu"),
+        device=cpu,
     )
-    return Learner(networks, TrainConfig(), batches.tokens([""])), batches
+    config = TrainConfig(
+        batch_size=batch_size,
+        contrastive_batch_size=2 * batch_size,
+        autoencoder_batch_size=max(batch_size // 2, 1),
+    )
+    return Material(config, networks, batches, "", cpu, cache_folder())
 
 
 def convolution(width: int, grid: int, batch_size: int) -> tuple[Callable[[], None], float]:
@@ -96,30 +103,29 @@ def main() -> None:
     )
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    learner, batches = learner_of(asked.size, asked.resolution, asked.batch_size)
+    material = material_of(asked.size, asked.resolution, asked.batch_size)
     steps: dict[str, Callable[[], object]] = {}
-    sizes = {stage: asked.batch_size * (1 + (stage == "contrastive")) for stage in STAGES}
-    for stage in STAGES:
-        learner.warm = True
-        learner.begin(stage)
-        batch = batches.get(stage, 0, sizes[stage])
-        steps[stage] = lambda stage=stage, batch=batch: learner.step(stage, batch, 0, 0.6)
-        steps[stage]()
+    sizes: dict[str, int] = {}
+    for name, kind in STAGES.items():
+        stage = kind(material)
+        rehearsal = stage.rehearse()
+        sizes[name] = stage.batch_size
+        steps[name] = lambda rehearsal=rehearsal: rehearsal(0)
+        steps[name]()
     if asked.memory:
         print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
         return
     flops: dict[str, float] = {}
     for stage, step in steps.items():
-        step()  # distill draws its first pairs, and in the second half of its stage no more
         with FlopCounterMode(display=False) as counter:
             step()
         flops[stage] = counter.get_total_flops()
-    config = learner.networks.config
+    config = material.networks.config
+    grids = [(width, config.cells >> level) for level, width in enumerate(config.channels)]
+    grids += [(width, config.cells << level) for level, width in enumerate(config.decoder_channels)]
     floors = {
-        f"conv3x3 {width} at {config.grid >> level} px": convolution(
-            width, config.grid >> level, asked.batch_size
-        )
-        for level, width in enumerate(config.channels)
+        f"conv3x3 {width} at {grid} cells": convolution(width, grid, asked.batch_size)
+        for width, grid in grids
     }
     times: dict[str, list[float]] = {name: [] for name in (*steps, *floors)}
     for _ in range(asked.rounds):

@@ -1,10 +1,10 @@
 """Milliseconds of CPU a picture, warm: t2i against the floor and named rivals, in one interleaved run, one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/warm.py [--rounds 7] [--size tiny] [--model FILE] [--rivals PYTHON]
+    OMP_NUM_THREADS=1 python -m benchmarks.warm [--rounds 7] [--size small] [--model FILE] [--rivals PYTHON]
 
-The floor is the generator's operations (counted by torch) over the rate of a dense 3x3 convolution measured
-in the same run: no program that computes them with that convolution can be faster. Rivals need packages that
-t2i does not: give the interpreter of a virtual environment made with
+Everything from seed to pixels: references, steps, decoder. The floor is the networks' operations (counted by torch)
+over the rate of a dense 3x3 convolution measured in the same run: no program that computes them with that convolution
+can be faster. Rivals need packages that t2i does not: give the interpreter of a virtual environment made with
 
     python -m venv /tmp/rivals && /tmp/rivals/bin/pip install torch diffusers gigagan-pytorch
 
@@ -17,13 +17,9 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 RIVALS = """
 import json, sys, time, warnings
@@ -94,55 +90,55 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--size", default="tiny")
+    parser.add_argument("--size", default="small")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rivals", help="a Python with diffusers and gigagan-pytorch")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
 
-    import numpy as np
     import torch
-    from one_shot import random_model
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from t2i_cli.runtime import TorchRuntime, open_runtime
+    from benchmarks.sizes import evaluations, operations
+    from benchmarks.startup import random_model
+    from t2i_cli.references import COUNT
+    from t2i_cli.runtime import open_runtime
+    from t2i_cli.runtime.torch_runtime import TorchRuntime
     from t2i_cli.sample import Model, Wish
+    from t2i_cli.solver import DEFAULT_STEPS
 
     torch.set_num_threads(1)
     folder = tempfile.TemporaryDirectory()
     path = given.model or random_model(Path(folder.name), given.size)
-    reference = TorchRuntime(path, "cpu")
-    config = reference.config
-    side = config.resolution
-    noise = torch.randn(1, config.image_channels, side, side)
-    text = reference.encode("a red cat on a green hill")
-    embeds, style = torch.from_numpy(text.text_embeds)[None], torch.from_numpy(text.style)[None]
-    mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        reference.loaded.networks.generator(noise, torch.ones(1), embeds, mask, style)
-    operations = counter.get_total_flops()
     if given.device != "cpu":
         on_device(path, given.device, Model, open_runtime, Wish)
         return
 
-    runtime = open_runtime(path, "cpu")
-    model = Model(runtime, path)
-    styles = np.stack([text.style] * 16)
-    noises = (
-        np.random.RandomState(0)
-        .standard_normal((16, config.image_channels, side, side))
-        .astype(np.float32)
+    reference = TorchRuntime.open(path, "cpu")
+    config, networks = reference.config, reference.networks.requires_grad_(False)
+    n, c = config.cells, config.latent_channels
+    kinds = torch.zeros(1, COUNT, len(config.attributes), dtype=torch.long)
+    latents, near = torch.zeros(1, c, n, n), torch.zeros(1, COUNT, c, n, n)
+    condition, read = (
+        networks.generator.null_condition(kinds[:, 0]),
+        networks.generator.read(near, kinds),
     )
-    many, one = [text] * 16, [text]
+    once = operations(lambda: networks.generator.read(near, kinds))
+    once += operations(lambda: networks.decoder(latents))
+    step = operations(lambda: networks.generator(latents, torch.ones(1), condition, read))
+    plain, whole = Model(reference, path), Model(open_runtime(path, "cpu"), path)
     number = iter(range(10**9))
-    jobs = {
-        "t2i, networks alone, batch 16": (lambda: [runtime.draw(noises, many, styles)], 16),
-        "t2i, networks alone, batch 1": (lambda: [runtime.draw(noises[:1], one, styles[:1])], 1),
-        "t2i, seed to pixels, batch 16": (
-            lambda: model.pictures([Wish("a red cat", next(number)) for _ in range(16)]), 16),
-        "t2i, 16 new prompts and seeds to pixels": (
-            lambda: model.pictures([Wish(f"a red cat number {next(number)}", 0) for _ in range(16)]), 16),
-        "torch, the same networks, batch 1": (lambda: reference.draw(noises[:1], one, styles[:1]), 1),
+
+    def wishes(count, prompt="a red cat", **settings):
+        return [Wish(prompt.format(next(number)), next(number), **settings) for _ in range(count)]
+
+    guided, single = evaluations(), {"guidance": 1.0}
+    jobs = {  # what is drawn, pictures, evaluations of the generator for each
+        "t2i, batch 16": (lambda: whole.pictures(wishes(16)), 16, guided),
+        "t2i, one by one": (lambda: whole.pictures(wishes(1)), 1, guided),
+        "t2i, batch 16, new prompts": (lambda: whole.pictures(wishes(16, "a red cat {}")), 16, guided),
+        "t2i, batch 16, guidance 1": (lambda: whole.pictures(wishes(16, **single)), 16, DEFAULT_STEPS),
+        "t2i, batch 16, 1 step, guidance 1": (lambda: whole.pictures(wishes(16, steps=1, **single)), 16, 1),
+        "torch, the same networks, one by one": (lambda: plain.pictures(wishes(1)), 1, guided),
     }  # fmt: skip
     rivals, process = {}, None
     if given.rivals:
@@ -160,11 +156,11 @@ def main() -> None:
             ) if "error" in row else rivals.update({row["name"]: 1})
     seen = {name: [] for name in (*jobs, *rivals)}
     rates = []
-    for job, _ in jobs.values():
+    for job, _, _ in jobs.values():
         job()
     for turn in range(given.rounds):
         rates.append(convolution_rate(torch))
-        for name, (job, count) in jobs.items():
+        for name, (job, count, _) in jobs.items():
             start = time.process_time()
             job()
             seen[name].append((time.process_time() - start) / count)
@@ -178,21 +174,18 @@ def main() -> None:
         process.stdin.close()
         process.wait()
     rate = statistics.median(rates)
-    floor = operations / rate
-    print(f"{config.size}, {side} px: {operations / 1e9:.3f} GFLOP a picture, convolution {rate / 1e9:.0f} GFLOP/s, "
-          f"floor {1000 * floor:.2f} ms")  # fmt: skip
+    floors = {name: (once + count * step) * 1e9 / rate for name, (_, _, count) in jobs.items()}
+    whole_picture = f"{once + guided * step:.2f} GFLOP a picture in {DEFAULT_STEPS} steps"
+    print(
+        f"{config.size}, {config.resolution} px: {whole_picture}, convolution {rate / 1e9:.0f} GFLOP/s"
+    )
     for name, values in seen.items():
         if values:
             middle = statistics.median(values)
-            print(f"{name:52} {1000 * middle:10.2f} ms   {middle / floor:8.2f} x floor")
-    print(
-        json.dumps(
-            {
-                "floor_s": floor,
-                "cpu_s": {name: statistics.median(v) for name, v in seen.items() if v},
-            }
-        )
-    )
+            told = f"   {middle / floors[name]:8.2f} x floor" if name in floors else ""
+            print(f"{name:52} {1000 * middle:10.2f} ms{told}")
+    cpu = {name: statistics.median(values) for name, values in seen.items() if values}
+    print(json.dumps({"floor_s": floors, "cpu_s": cpu}))
     folder.cleanup()
 
 

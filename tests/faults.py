@@ -410,25 +410,14 @@ def limit_files(folder: Path) -> dict[str, object]:
 
 def _train_micro(data: Path, out: Path, steps: int) -> None:
     """A real run of the smallest model there can be; it goes on where it stands."""
-    from toys import MICRO
+    import pytest
 
-    from t2i_cli import config
-    from t2i_cli.train import TrainSettings, train
+    from t2i_cli.train import train
+    from tests import toy_runs
 
-    config.PRESETS["tiny"] = MICRO
-    asked = config.TrainConfig(
-        resolution=32,
-        vocab_size=300,
-        time=0.0,
-        steps=steps,
-        batch_size=4,
-        contrastive_batch_size=8,
-        save_every=0.1,
-    )
-    settings = TrainSettings(
-        data=data, out=out, config=asked, device="cpu", resume=True, cache=data.parent / "cache"
-    )
-    for _ in train(settings):
+    toy_runs.make_small(pytest.MonkeyPatch())
+    config = {"steps": steps, "save_every": 0.1}
+    for _ in train(toy_runs.settings(data, out, config=config, resume=True)):
         pass
 
 

@@ -1,429 +1,352 @@
-"""The run goes on where it stood, to the last bit; it refuses what does not fit, and survives numbers that do not."""
+"""`t2i train` from pictures to a model: its stages, what it leaves, what it starts from, what it refuses."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
-import signal
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from t2i_cli import checkpoint, config, images
-from t2i_cli import train as train_module
+from t2i_cli import checkpoint
 from t2i_cli.config import TrainConfig
-from t2i_cli.errors import Stopped, T2IError, TrainingError, UsageError
+from t2i_cli.errors import Stopped, T2IError, UsageError
 from t2i_cli.info import info
-from t2i_cli.models import one_step
-from t2i_cli.signals import StopRequest
+from t2i_cli.runtime import graphs
 from t2i_cli.tokenizer import Tokenizer
-from t2i_cli.train import TrainSettings, choose_device, plan, train
-from t2i_cli.training import events
-from t2i_cli.training.batches import Batches
+from t2i_cli.train import choose_device, plan, train
+from t2i_cli.training import events, loop
 from t2i_cli.words import Words
-from tests.toys import MICRO, Toys
+from tests.toy_runs import (
+    STEPS,
+    all_of,
+    before_each_step,
+    differences,
+    ends,
+    make_small,
+    rows_of,
+    said,
+    settings,
+    stages_of,
+    stop_in_step,
+    toy_folder,
+)
 
-CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
-STEPS = 12
-FROZEN = {"contrastive_lr": 1e-12, "flow_lr": 1e-12, "adversarial_lr": 1e-12}
+FLOW = {"contrastive": 0.0, "autoencoder": 0.0}  # what a run from trained weights does
 
 
-@pytest.fixture(autouse=True)
-def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny preset, made smaller still."""
-    monkeypatch.setitem(config.PRESETS, "tiny", MICRO)
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("toys") / "data"
-    place.mkdir()
-    toys = Toys()
-    for number, (pixels, captions) in enumerate(zip(toys.pixels, toys.captions, strict=True)):
-        (place / f"{number:02}.png").write_bytes(images.encode(pixels))
-        (place / f"{number:02}.txt").write_text("\n".join(captions))
-    return place
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_folder(tmp_path_factory.mktemp("toys") / "data")
 
 
-def settings(folder: Path, out: Path, **more: Any) -> TrainSettings:
-    options = {
-        "resolution": 32,
-        "vocab_size": 300,
-        "time": 0.0,
-        "steps": STEPS,
-        "batch_size": 4,
-        "contrastive_batch_size": 8,
+@pytest.fixture(scope="module")
+def styled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toys with a table that tells each one's style: bold or light, and of two none."""
+    return toy_folder(tmp_path_factory.mktemp("styled") / "data", styled=True)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[events.Event]]:
+    """A run to its end, and what it told. Read only."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return run, ends(settings(data, run))
+
+
+@pytest.fixture
+def given(finished: tuple[Path, list[events.Event]]) -> Path:
+    """Trained weights to start from."""
+    return finished[0] / "model.safetensors"
+
+
+def generator_of(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.load_model(path).networks.generator.state_dict())
+
+
+# -- a run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_through_its_stages_and_tells_them(
+    finished: tuple[Path, list[events.Event]],
+) -> None:
+    run, told = finished
+    assert stages_of(told) == ["tokenizer", "contrastive", "autoencoder", "flow"]
+    numbered = [(e.index, e.stages) for e in told if isinstance(e, events.StageStarted)]
+    assert numbered == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    last = told[-1]
+    assert isinstance(last, events.Finished)
+    assert (last.path, last.model, last.steps) == (run, run / "model.safetensors", STEPS)
+    assert {"retrieval", "retrieval_real", "diversity", "nearest"} <= set(last.figures)
+    assert last.seconds > 0
+    assert [event.step for event in told if isinstance(event, events.Saved)] == [0, 2, 6, STEPS]
+
+
+def test_a_run_leaves_its_folder(finished: tuple[Path, list[events.Event]], data: Path) -> None:
+    run, _ = finished
+    assert sorted(path.name for path in run.iterdir()) == [
+        "best.safetensors", "config.toml", "data.json", "log.jsonl", "model.safetensors", "samples",
+        "state", "status.json", "tokenizer.model", "words.txt",
+    ]  # fmt: skip
+    kept = TrainConfig.from_dict(tomllib.loads((run / "config.toml").read_text()))
+    assert kept == settings(data, run).config
+    assert json.loads((run / "data.json").read_text())["digest"]
+    grids = sorted(path.name for path in (run / "samples").iterdir())
+    # an autoencoder is shown by pictures beside its own, a contrastive stage has nothing to show
+    assert grids == ["00000003.png", "00000006.png", "00000009.png", "00000012.png"]
+    for name in grids:
+        with Image.open(run / "samples" / name) as picture:
+            picture.load()
+            assert picture.width >= 4 * 32
+    assert checkpoint.read_status(run) == {"status": "finished", "why": ""}
+    assert Tokenizer.load(run / "tokenizer.model").vocab_size <= 300
+
+
+def test_a_run_logs_what_each_stage_found(finished: tuple[Path, list[events.Event]]) -> None:
+    rows = rows_of(finished[0])
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["stage"] for row in rows] == ["contrastive"] * 2 + ["autoencoder"] * 4 + [
+        "flow"
+    ] * 6
+    assert [row["images"] for row in rows][-1] == 2 * 8 + 10 * 4
+    assert rows[-1]["progress"] == 1.0
+    keys = {
+        stage: set().union(*(row for row in rows if row["stage"] == stage))
+        for stage in ("contrastive", "autoencoder", "flow")
     }
-    return TrainSettings(
-        folder, out, TrainConfig(**{**options, **more.pop("config", {})}), device="cpu", **more
+    assert {"contrastive_loss", "contrastive_chance", "logit_scale"} <= keys["contrastive"]
+    assert {"l1", "perceptual_loss", "d_loss", "reconstruction_l1"} <= keys["autoencoder"]
+    assert {"flow_loss", "grad_norm", "retrieval", "diversity", "nearest"} <= keys["flow"]
+    whole = [json.loads(row) for row in (finished[0] / "log.jsonl").read_text().splitlines()]
+    assert all({"images_per_second", "memory_mb", "eta_s", "seconds"} <= set(row) for row in whole)
+    assert whole[-1]["eta_s"] == 0
+
+
+def test_a_run_leaves_a_model_that_draws_from_the_pictures(
+    finished: tuple[Path, list[events.Event]], data: Path
+) -> None:
+    run, _ = finished
+    model = checkpoint.load_model(run / "model.safetensors")
+    assert (model.config.resolution, model.config.opaque, model.config.attributes) == (
+        32,
+        False,
+        (),
     )
-
-
-def ends(run: TrainSettings) -> list[events.Event]:
-    return list(train(run))
-
-
-def texts(told: list[events.Event]) -> list[str]:
-    return [event.text for event in told if isinstance(event, events.Message)]
-
-
-def bytes_of(run: Path) -> dict[str, Any]:
-    """Everything that a run leaves and that the clock has no part in."""
     state = checkpoint.load_state(run)
     assert state is not None
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return {
-        "step": state.step,
-        "tensors": {
-            f"{g}.{n}": t.numpy().tobytes()
-            for g, group in state.files.items()
-            for n, t in group.items()
-        },
-        "weights": {
-            n: t.float().numpy().tobytes() for n, t in weights(run / "model.safetensors").items()
-        },
-        "log": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
-    }
+    assert len(model.references) == 15  # one is held out
+    told = model.info.metadata
+    assert (told["t2i.stage"], told["t2i.step"], told["t2i.images"]) == ("flow", "12", "56")
+    assert 0 < float(told["t2i.reconstruction_l1"]) < 2
+    (split,) = json.loads(told["t2i.splits"])
+    assert split["data"] == told["t2i.data"]
+    config = TrainConfig.from_dict(json.loads(told["t2i.train_config"]))
+    assert config == settings(data, run).config
+    best = checkpoint.load_model(run / "best.safetensors")
+    assert best.info.metadata["t2i.stage"] == "flow"
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoint.load_model(path).networks.state_dict())
+@pytest.mark.parametrize("off", ["contrastive", "autoencoder", "flow"])
+def test_a_stage_can_be_turned_off(off: str, data: Path, tmp_path: Path) -> None:
+    told = ends(settings(data, tmp_path / "run", config={off: 0.0, "steps": 4}))
+    stages = ["tokenizer", "contrastive", "autoencoder", "flow"]
+    stages.remove(off)
+    assert stages_of(told) == stages
+    model = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
+    assert len(model.references) == (0 if off == "flow" else 15)
 
 
-class StopAt:
-    """A wish to stop that comes true after so many steps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-        self.request = StopRequest()
-        get = Batches.get
-        seen = 0
-
-        def counted(batches: Batches, stage: str, step: int, size: int) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == after:
-                self.request.receive(signal.SIGTERM)
-            return get(batches, stage, step, size)
-
-        monkeypatch.setattr(Batches, "get", counted)
+def test_the_founding_form(data: Path, tmp_path: Path) -> None:
+    told = ends(settings(data, tmp_path / "run", config={"objective": "gan", "steps": 8}))
+    assert stages_of(told) == ["tokenizer", "contrastive", "autoencoder", "gan"]
+    keys = set().union(*(row for row in rows_of(tmp_path / "run") if row["stage"] == "gan"))
+    assert {"d_loss", "g_loss", "r1", "r2", "gap", "mismatch_gap", "penalty_ratio"} <= keys
+    model = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
+    assert model.info.metadata["t2i.stage"] == "gan"
 
 
-@pytest.fixture(scope="module")
-def unbroken(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[], dict[str, Any]]:
-    kept: dict[str, Any] = {}
-
-    def once() -> dict[str, Any]:
-        if not kept:
-            out = tmp_path_factory.mktemp("runs") / "unbroken"
-            told = ends(settings(folder, out))
-            assert isinstance(told[-1], events.Finished)
-            kept.update(bytes_of(out))
-        return kept
-
-    return once
+def test_a_budget_of_time_is_kept(data: Path, tmp_path: Path) -> None:
+    budget = {"steps": 0, "time": 1.5, "report_every": 0.1}
+    told = ends(settings(data, tmp_path / "run", config=budget))
+    last = told[-1]
+    assert isinstance(last, events.Finished)
+    assert 1.5 <= last.seconds < 60
+    assert state_of(tmp_path / "run") == "finished"
+    again = ends(settings(data, tmp_path / "run", config=budget, resume=True))
+    assert not any(isinstance(event, events.Report) for event in again)  # nothing was left to do
+    assert state_of(tmp_path / "run") == "finished"
 
 
-@pytest.mark.parametrize("stops", [(5,), (7, 1, 2), (1, 1, 1, 1)])
-def test_a_stopped_and_resumed_run_ends_with_the_same_bytes(
-    stops: tuple[int, ...], folder: Path, tmp_path: Path, unbroken: Callable[[], dict[str, Any]]
+def test_the_graph_for_sampling_is_made_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for after in stops:
-        with pytest.MonkeyPatch.context() as patch:
-            stop = StopAt(patch, after).request
-            with pytest.raises(Stopped) as stopped:
-                ends(settings(folder, tmp_path / "run", resume=True, stop=stop))
-            assert stopped.value.exit_code == 143
-    ends(settings(folder, tmp_path / "run", resume=True))
-    assert bytes_of(tmp_path / "run") == unbroken()
+    """However a run ends, `t2i sample` finds it; where it cannot be made the run goes on."""
+    made: list[Any] = []
+    steps: list[int] = []
+
+    def make(config: Any, announce: Any = None) -> bytes:
+        assert steps == []
+        made.append(config)
+        raise graphs.NoGraphError("no onnx")
+
+    monkeypatch.setattr(graphs, "is_made", lambda _: False)
+    monkeypatch.setattr(graphs, "bundle_for", make)
+    before_each_step(monkeypatch, lambda _, count: steps.append(count))
+    told = ends(settings(data, tmp_path / "run", config={"steps": 3}))
+    assert any("graph for fast sampling" in text for text in said(told))
+    (config,) = made
+    assert config == checkpoint.read_info(tmp_path / "run" / "model.safetensors").config
+    assert steps == [1, 2, 3]
 
 
-def test_sigusr1_saves_and_carries_on(folder: Path, tmp_path: Path) -> None:
-    stop = StopRequest()
-    saved_at: list[int] = []
-    for event in train(settings(folder, tmp_path / "run", stop=stop)):
-        if isinstance(event, events.Report) and event.row["step"] == 4:
-            stop.receive(signal.SIGUSR1)
-        if isinstance(event, events.Saved):
-            saved_at.append(event.step)
-    assert 4 in saved_at or 5 in saved_at
-    assert saved_at[-1] == STEPS
-    assert not stop.save_now
+# -- the folder of a run ----------------------------------------------------------------------------
 
 
-def test_every_stage_says_so_and_leaves_something_that_works(folder: Path, tmp_path: Path) -> None:
-    told = ends(settings(folder, tmp_path / "run"))
-    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert stages == ["tokenizer", "contrastive", "flow", "distill", "adversarial"]
-    loaded = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
-    assert loaded.config.resolution == 32
-    assert list((tmp_path / "run" / "samples").glob("*.png"))
-    finished = told[-1]
-    assert isinstance(finished, events.Finished)
-    assert {"retrieval", "diversity"} <= set(finished.figures)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    keys = set().union(*rows)
-    assert {
-        "contrastive_loss",
-        "flow_loss",
-        "distill_loss",
-        "perceptual_loss",
-        "d_loss",
-        "g_loss",
-        "r1",
-        "r2",
-        "gap",
-        "mismatch_gap",
-        "penalty_ratio",
-        "memory_mb",
-        "eta_s",
-    } <= keys
-
-
-@pytest.mark.parametrize("off", ["contrastive", "flow", "distill", "adversarial"])
-def test_a_stage_can_be_turned_off(off: str, folder: Path, tmp_path: Path) -> None:
-    told = ends(settings(folder, tmp_path / "run", config={off: 0.0, "steps": 4}))
-    assert off not in [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert isinstance(told[-1], events.Finished)
-
-
-def test_a_budget_of_time_is_kept(folder: Path, tmp_path: Path) -> None:
-    told = ends(
-        settings(folder, tmp_path / "run", config={"steps": 0, "time": 1.5, "report_every": 0.1})
-    )
-    finished = told[-1]
-    assert isinstance(finished, events.Finished)
-    assert 1.5 <= finished.seconds < 15
-
-
-def test_an_existing_run_is_refused_and_force_starts_again(folder: Path, tmp_path: Path) -> None:
+def test_an_existing_run_is_refused_and_force_starts_again(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ends(settings(folder, run, config={"steps": 3}))
+    ends(settings(data, run, config={"steps": 3}))
     (run / "mine.txt").write_text("keep")
-    with pytest.raises(UsageError, match="holds a run already"):
-        ends(settings(folder, run, config={"steps": 3}))
-    ends(settings(folder, run, force=True, config={"steps": 4}))
-    state = checkpoint.load_state(run)
-    assert state is not None
-    assert state.step == 4
+    with pytest.raises(UsageError, match="holds a run already") as error:
+        ends(settings(data, run, config={"steps": 3}))
+    assert "--resume" in error.value.hint
+    ends(settings(data, run, force=True, config={"steps": 4}))
+    assert checkpoint.saved_step(run) == 4
+    assert [row["step"] for row in rows_of(run)] == [1, 2, 3, 4]
     assert (run / "mine.txt").read_text() == "keep"
+    assert checkpoint.read_status(run)["status"] == "finished"
 
 
-def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ends(settings(folder, run, config={"steps": 3}))
-    with pytest.raises(UsageError, match=r"--lr was 0\.0009 and is 0\.0018 now") as caught:
-        ends(settings(folder, run, resume=True, config={"steps": 3, "lr": 0.0018}))
-    assert caught.value.hint == "leave out --lr, or give another -o"
-    (run / "data.json").unlink()
-    (folder_of_twenty := tmp_path / "twenty").mkdir()
-    for path in sorted(folder.iterdir())[:20]:
-        (folder_of_twenty / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(UsageError, match="it is not known how"):
-        ends(settings(folder_of_twenty, run, resume=True, config={"steps": 3}))
-    ends(
-        settings(folder, run, resume=True, config={"steps": 3, "save_every": 7.0})
-    )  # changes nothing that is learned
-
-
-def test_a_finished_run_is_extended(folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ends(settings(folder, run, config={"steps": 4}))
-    told = ends(settings(folder, run, resume=True, config={"steps": 4}))
-    assert "the run is finished; to train longer: --resume with --steps 8" in texts(told)
-    told = ends(settings(folder, run, resume=True, config={"steps": 7}))
-    assert "the run is asked for 7 steps in all now: it goes on for 3 steps more" in texts(told)
-    state = checkpoint.load_state(run)
-    assert state is not None
-    assert state.step == 7
-    assert tomllib.loads((run / "config.toml").read_text())["steps"] == 7
-    told = ends(settings(folder, run, resume=True, config={"steps": 2}))
-    assert any("nothing is left to do" in text for text in texts(told))
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
-
-
-def test_a_run_of_a_time_is_extended(folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ends(settings(folder, run, config={"steps": 0, "time": 2.0}))
-    first = checkpoint.load_state(run)
-    told = ends(settings(folder, run, resume=True, config={"steps": 0, "time": 5.0}))
-    last = checkpoint.load_state(run)
-    assert first is not None
-    assert last is not None
-    assert last.step > first.step
-    assert last.meta["position"]["seconds"] >= 5.0
-    assert any("the run is asked for 5 s in all now" in text for text in texts(told))
-
-
-def test_new_pictures_are_told_and_used_and_keep_their_sides(folder: Path, tmp_path: Path) -> None:
-    run, data = tmp_path / "run", tmp_path / "data"
-    shutil.copytree(folder, data)
-    ends(settings(data, run, config={"steps": 3, "val": 0.2}))
-    before = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
-    assert set(before.values()) == {"train", "val"}
-    for k in range(6):
-        pixels = np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)
-        (data / f"new{k}.png").write_bytes(images.encode(pixels))
-        (data / f"new{k}.txt").write_text(f"noise number {k}")
-    (data / "00.png").unlink()
-    told = ends(settings(data, run, resume=True, config={"steps": 5, "val": 0.2}))
-    assert any(
-        "6 pictures were added, 1 picture was removed; it goes on" in text for text in texts(told)
-    )
-    after = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
-    assert len(after) == len(before) + 5
-    assert all(after[sha256] == side for sha256, side in before.items() if sha256 in after)
-    assert sum(side == "train" for sha256, side in after.items() if sha256 not in before) >= 3
-    told = ends(settings(data, run, resume=True, config={"steps": 6, "val": 0.2}))
-    assert not any("since the run was started" in text for text in texts(told))
-    again = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
-    assert again == after
-
-
-@pytest.mark.parametrize("bad", ["data", "init"])
-def test_a_run_that_never_began_leaves_no_folder(folder: Path, tmp_path: Path, bad: str) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    run = tmp_path / "runs" / "deep" / "run"
-    with pytest.raises(T2IError):
-        if bad == "data":
-            ends(settings(empty, run, config={"steps": 3}))
-        else:
-            ends(settings(folder, run, config={"steps": 3}, tokenizer=empty / "none.model"))
-    assert not (tmp_path / "runs").exists()
-
-
-def test_photographs_train_from_a_model_of_transparent_pictures(
-    folder: Path, tmp_path: Path
+def test_a_run_that_somebody_trains_is_left_alone(
+    finished: tuple[Path, list[events.Event]], data: Path, tmp_path: Path
 ) -> None:
-    ends(settings(folder, tmp_path / "icons", config={"steps": 3}))
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for k in range(12):
-        pixels = np.random.default_rng(k).integers(0, 256, (40, 60, 3), np.uint8)
-        (photos / f"{k}.jpg").write_bytes(images.encode(pixels, "jpg"))
-        (photos / f"{k}.txt").write_text(f"noise number {k}")
-    ends(
-        settings(
-            photos, tmp_path / "run", config={"steps": 3}, init=tmp_path / "icons/model.safetensors"
-        )
-    )
-    info = checkpoint.read_info(tmp_path / "run" / "model.safetensors")
-    assert info.config.image_channels == 4
-    assert info.metadata["t2i.opaque"] == "1"
-    clear = checkpoint.read_info(tmp_path / "icons" / "model.safetensors")
-    assert clear.metadata["t2i.opaque"] == "0"
+    run = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    with checkpoint.RunLock(run):
+        for how in ({"resume": True}, {"force": True}):
+            with pytest.raises(T2IError, match="already being trained by") as error:
+                ends(settings(data, run, **how))
+            assert error.value.exit_code == 1
+    assert differences(all_of(run), all_of(finished[0])) == []
 
 
-def test_what_a_run_was_given_is_a_fact_of_it(folder: Path, tmp_path: Path) -> None:
-    """Weights to start from, a tokenizer and prompts are no settings, and change what is learned or logged."""
-    run = tmp_path / "run"
-    ends(settings(folder, run, config={"steps": 3}, prompts=["a red ball"]))
-    before = bytes_of(run)
-    resumed = {"resume": True, "config": {"steps": 3}}
-    with pytest.raises(
-        UsageError, match="the weights that it starts from were not given and are now"
-    ):
-        ends(settings(folder, run, init=run / "model.safetensors", **resumed))
-    with pytest.raises(UsageError, match="tokenizer: None -> "):
-        ends(settings(folder, run, tokenizer=run / "tokenizer.model", **resumed))
-    for prompts in (None, ["a blue ball"]):
-        told = ends(settings(folder, run, prompts=prompts, **resumed))
-        said = [event.text for event in told if isinstance(event, events.Message)]
-        assert any(text.startswith("the prompts of the grids are others") for text in said)
-    assert bytes_of(run) == before
-
-
-def test_a_log_row_is_json_whatever_a_look_finds(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look = train_module._look
-
-    def spoilt(run: Any) -> Any:
-        yield from look(run)
-        run.at.fresh["diversity"], run.at.fresh["nearest"] = math.nan, math.inf
-
-    monkeypatch.setattr(train_module, "_look", spoilt)
-    ends(settings(folder, tmp_path / "run", config={"steps": 4}))
-
-    def refuse(word: str) -> float:
-        raise AssertionError(word)
-
-    rows = [
-        json.loads(line, parse_constant=refuse)
-        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    ]
-    assert any("retrieval" in row for row in rows)
+def test_a_file_in_the_place_of_the_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UsageError, match="is a file"):
+        ends(settings(data, tmp_path / "run"))
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def state_of(run: Path) -> str:
     return info(run).to_dict()["state"]
 
 
-@pytest.mark.parametrize("seconds", [2.0, 3.0, 4.0])
-def test_a_run_that_used_its_time_is_finished(folder: Path, tmp_path: Path, seconds: float) -> None:
-    budget = {"time": seconds, "steps": 0}
-    told = ends(settings(folder, tmp_path / "run", config=budget))
-    assert isinstance(told[-1], events.Finished)
-    assert state_of(tmp_path / "run") == "finished"
-    again = ends(settings(folder, tmp_path / "run", config=budget, resume=True))
-    assert not any(isinstance(event, events.Report) for event in again)  # nothing was left to do
-    assert state_of(tmp_path / "run") == "finished"
-
-
-def test_a_run_says_how_it_ended(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_how_it_ended(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    wanted = settings(folder, run, stop=StopAt(monkeypatch, 5).request)
     states: list[str] = []
-    with pytest.raises(Stopped):
-        for event in train(wanted):
-            if isinstance(event, events.StageStarted) and event.stage != "tokenizer":
-                states.append(state_of(run))
+    with pytest.MonkeyPatch.context() as patch:
+        wish = stop_in_step(patch, 3)
+        with pytest.raises(Stopped):
+            for event in train(settings(data, run, stop=wish)):
+                if isinstance(event, events.StageStarted) and event.stage != "tokenizer":
+                    states.append(state_of(run))
     assert states[0] == "running"
     assert state_of(run) == "stopped"
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="lightning"):
 
-        def struck(*_: Any) -> Any:
-            raise OSError("lightning")
+    def struck(*_: Any) -> None:
+        raise OSError("lightning")
 
-        patch.setattr(train_module.Learner, "step", struck)
-        ends(settings(folder, run, resume=True))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="lightning"):
+        before_each_step(patch, struck)
+        ends(settings(data, run, resume=True))
     assert state_of(run) == "failed"
     assert "lightning" in str(info(run).facts["status"])
     with pytest.raises(UsageError):  # it did not begin, so nothing is told
-        ends(settings(folder, run, resume=True, config={"seed": 3}))
+        ends(settings(data, run, resume=True, config={"seed": 3}))
     assert state_of(run) == "failed"
-    ends(settings(folder, run, resume=True))
-    assert state_of(run) == "finished"
-    ends(settings(folder, run, force=True))
+    ends(settings(data, run, resume=True))
     assert state_of(run) == "finished"
 
 
-def test_a_signal_while_pictures_are_decoded_ends_before_the_first_step(
-    folder: Path, tmp_path: Path
+def test_a_log_row_is_json_whatever_a_preview_finds(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = StopRequest()
-    stop.receive(signal.SIGTERM)
-    with pytest.raises(Stopped, match="no step was made"):
-        ends(settings(folder, tmp_path / "run", stop=stop, cache=tmp_path / "cache"))
-    assert checkpoint.load_state(tmp_path / "run") is None
+    look = loop.preview
+
+    def spoilt(run: Any) -> Iterator[events.Event]:
+        yield from look(run)
+        run.at.fresh["diversity"], run.at.fresh["nearest"] = math.nan, math.inf
+
+    monkeypatch.setattr(loop, "preview", spoilt)
+    ends(settings(data, tmp_path / "run", config={"steps": 4}))
+
+    def refuse(word: str) -> float:
+        raise AssertionError(word)
+
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert any("retrieval" in row for row in rows)
+    assert not any("diversity" in row for row in rows)
 
 
-def test_a_model_holds_the_words_of_its_captions(folder: Path, tmp_path: Path) -> None:
+# -- what it learns from ----------------------------------------------------------------------------
+
+
+def test_pictures_without_transparency_make_a_model_without(tmp_path: Path) -> None:
+    data = toy_folder(tmp_path / "data", opaque=True)
+    told = ends(settings(data, tmp_path / "run", config={"steps": 3}))
+    assert checkpoint.read_info(tmp_path / "run" / "model.safetensors").config.opaque
+    assert any("32 px RGB," in text for text in said(told))
+
+
+def test_a_style_is_a_condition_where_there_is_one(styled: Path, tmp_path: Path) -> None:
+    told = ends(settings(styled, tmp_path / "run", config={"steps": 4}, defaults=("style=light",)))
+    model = checkpoint.load_model(tmp_path / "run" / "model.safetensors")
+    (style,) = model.config.attributes
+    assert (style.name, style.values, style.default) == ("style", ("bold", "light"), "light")
+    assert set(model.references.attributes[:, 0].tolist()) == {0, 1, 2}  # 2: it has none
+    assert any("style: 2 values, light by default" in text for text in said(told))
+    ends(settings(styled, tmp_path / "none", config={"steps": 4}, attributes=()))
+    assert checkpoint.read_info(tmp_path / "none" / "model.safetensors").config.attributes == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"attributes": ("colour",)}, "--attributes colour: no values in the data"),
+        ({"defaults": ("style=thin",)}, "--default style=thin: no such value"),
+        ({"defaults": ("colour=red",)}, "--default colour: not a condition of this run"),
+        ({"config": {"attribute_weights": "style=thin:2"}}, "expected VALUE:WEIGHT of style"),
+    ],
+)
+def test_conditions_that_are_not_there_are_refused_before_the_first_step(
+    asked: dict[str, Any], told: str, styled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    before_each_step(monkeypatch, lambda _, count: steps.append(count))
+    with pytest.raises(UsageError, match=told) as error:
+        ends(settings(styled, tmp_path / "run", **asked))
+    assert error.value.hint
+    assert steps == []
+    assert checkpoint.saved_step(tmp_path / "run") is None
+
+
+def test_a_model_holds_the_words_of_its_captions(data: Path, tmp_path: Path) -> None:
     """And what the model that it starts from reads others as."""
-    small = {"steps": 1, "contrastive": 0.0, "flow": 0.0}
-    ends(settings(folder, tmp_path / "a", config=small))
+    config = {"steps": 1, **FLOW}
+    ends(settings(data, tmp_path / "a", config=config))
     words = Words.load(tmp_path / "a" / "words.txt")
     given = tmp_path / "a" / "model.safetensors"
     loaded = checkpoint.load_model(given)
@@ -432,249 +355,144 @@ def test_a_model_holds_the_words_of_its_captions(folder: Path, tmp_path: Path) -
     parts = {name: net.state_dict() for name, net in loaded.networks.named_children()}
     taught = Words.of(words.known, {**words.others, "orb": "ball", "settee": "sofa"}).to_bytes()
     checkpoint.save_model(given, parts, loaded.config, loaded.tokenizer, words=taught)
-    ends(settings(folder, tmp_path / "b", init=given, config=small))
+    ends(settings(data, tmp_path / "b", init=given, config=config))
     later = Words.load(tmp_path / "b" / "words.txt")
     assert later.read("an orb, a settee") == "a ball, a settee"  # these captions have no sofa
-    resumed = settings(folder, tmp_path / "b", init=given, config=small, resume=True)
     (tmp_path / "b" / "words.txt").write_text("a\nball\nglobe=ball\n")
-    ends(resumed)  # a run that has ended is as it was
+    ends(settings(data, tmp_path / "b", init=given, config=config, resume=True))
     assert checkpoint.load_model(tmp_path / "b" / "model.safetensors").words == later.to_bytes()
 
 
-def test_init_starts_from_weights(folder: Path, tmp_path: Path) -> None:
-    ends(settings(folder, tmp_path / "a", config={"steps": 6}))
+# -- what it starts from ----------------------------------------------------------------------------
+
+
+def test_init_starts_from_weights(data: Path, tmp_path: Path, given: Path) -> None:
+    """Before the first step the model is the given one, and draws from the new pictures."""
+    run = tmp_path / "b"
+    frozen = {"steps": 2, "flow_lr": 1e-9, **FLOW}
+    told = ends(settings(data, run, init=given, config=frozen))
+    assert stages_of(told) == ["tokenizer", "flow"]
+    assert any("draws from your pictures already" in text for text in said(told))
+    a, b = checkpoint.load_model(given), checkpoint.load_model(run / "model.safetensors")
+    assert (a.tokenizer, a.config) == (b.tokenizer, b.config)
+    assert len(b.references) == 15
+    trained = b.networks.state_dict()
+    for name, tensor in a.networks.state_dict().items():
+        if "generator.text_" not in name:  # how texts are whitened hangs on the pictures
+            torch.testing.assert_close(tensor, trained[name], rtol=0.01, atol=1e-4)
+    with pytest.raises(UsageError, match="trained at 32 px, this run asks for 64"):
+        ends(settings(data, tmp_path / "c", init=given, config={"resolution": 64}))
+    with pytest.raises(UsageError, match="--init brings its own tokenizer"):
+        tokenizer = run / "tokenizer.model"
+        ends(settings(data, tmp_path / "d", init=given, tokenizer=tokenizer))
+
+
+def test_what_was_learned_of_a_value_stays_with_its_name(
+    styled: Path, data: Path, tmp_path: Path
+) -> None:
+    """Bold is another number in other data; a new value begins as no value does."""
+    ends(settings(styled, tmp_path / "a", config={"steps": 8, **FLOW}))
+    other = Path(shutil.copytree(styled, tmp_path / "other"))
+    table = (other / "metadata.jsonl").read_text()
+    (other / "metadata.jsonl").write_text(table.replace('"light"', '"airy"'))
     given = tmp_path / "a" / "model.safetensors"
-    told = ends(
-        settings(folder, tmp_path / "b", init=given, config={"steps": 2, "flow": 0.0, **FROZEN})
-    )
-    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert stages == ["tokenizer", "contrastive", "adversarial"]
-    a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
-    assert a.tokenizer == b.tokenizer
-    trained = b.networks.generator.state_dict()
-    for name, tensor in a.networks.generator.state_dict().items():
-        assert torch.allclose(tensor.float(), trained[name].float(), atol=1e-3)
-    with pytest.raises(UsageError, match="asks for 64"):
-        ends(settings(folder, tmp_path / "c", init=given, config={"resolution": 64}))
+    frozen = {"steps": 1, "flow_lr": 1e-9, **FLOW}
+    ends(settings(other, tmp_path / "b", init=given, config=frozen))
+    (style,) = checkpoint.read_info(tmp_path / "b" / "model.safetensors").config.attributes
+    assert style.values == ("airy", "bold")
+    before, after = generator_of(given), generator_of(tmp_path / "b" / "model.safetensors")
+    for kind in ("attributes", "reference_attributes"):
+        bold, _, none = before[f"{kind}.0.weight"]
+        assert not torch.equal(bold, none)  # something was learned
+        expected = torch.stack([none, bold, none])
+        torch.testing.assert_close(after[f"{kind}.0.weight"], expected, rtol=0.01, atol=1e-4)
 
 
-def test_a_larger_size_grows_out_of_the_weights_that_it_starts_from(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_decoder_that_blurs_the_new_pictures_is_tuned(
+    data: Path, tmp_path: Path, given: Path
 ) -> None:
-    wider = {grid: 2 * width for grid, width in MICRO.channels.items()}
-    monkeypatch.setitem(
-        config.PRESETS, "small", dataclasses.replace(MICRO, channels=wider, text_depth=2)
-    )
-    ends(settings(folder, tmp_path / "a", config={"steps": 6}))
-    given = tmp_path / "a" / "model.safetensors"
-    more = {"steps": 1, **FROZEN, "contrastive": 0.0, "flow": 0.0}
-    ends(settings(folder, tmp_path / "b", init=given, config={**more, "size": "small"}))
-    a, b = (checkpoint.load_model(tmp_path / name / "model.safetensors") for name in "ab")
-    assert (a.config.size, b.config.size) == ("tiny", "small")
-    assert b.config.channels == tuple(wider.values())
-    noise = torch.randn(2, 4, 32, 32)
-    tokens, mask = Tokenizer(a.tokenizer).batch(["a red ball", "a blue bar"], 16)
-    pictures = []
-    with torch.no_grad():
-        for model in (a, b):
-            encoder, generator = model.networks.text_encoder, model.networks.generator
-            text = encoder(torch.from_numpy(tokens), torch.from_numpy(mask))
-            pictures.append(one_step(generator, noise, text))
-    torch.testing.assert_close(pictures[0], pictures[1], rtol=0.02, atol=0.02)
-    # never into a smaller one: the weights' own size is kept
-    ends(settings(folder, tmp_path / "c", init=tmp_path / "b" / "model.safetensors", config=more))
-    assert checkpoint.load_model(tmp_path / "c" / "model.safetensors").config.size == "small"
-    monkeypatch.setitem(config.PRESETS, "base", dataclasses.replace(MICRO, text_dim=32))
-    with pytest.raises(UsageError, match="cannot grow into base"):
-        ends(settings(folder, tmp_path / "d", init=given, config={**more, "size": "base"}))
+    """Its encoder stays: the generator knows its latents."""
+    loaded = checkpoint.load_model(given)
+    parts = {name: net.state_dict() for name, net in loaded.networks.named_children()}
+
+    def told_of(error: str, name: str, **config: Any) -> list[events.Event]:
+        extra = {"t2i.reconstruction_l1": error}
+        path = tmp_path / f"{name}.safetensors"
+        checkpoint.save_model(path, parts, loaded.config, loaded.tokenizer, extra=extra)
+        more = {"steps": 4, "contrastive": 0.0, "autoencoder": 0.0, **config}
+        return ends(settings(data, tmp_path / name, init=path, config=more))
+
+    told = told_of("0.0001", "blurred")
+    assert stages_of(told) == ["tokenizer", "autoencoder", "flow"]
+    assert any("goes into tuning it" in text for text in said(told))
+    after = checkpoint.load_model(tmp_path / "blurred" / "model.safetensors").networks
+    for name, value in loaded.networks.encoder.state_dict().items():
+        assert torch.equal(value, after.encoder.state_dict()[name]), name
+    # a budget in steps gives it one of four
+    assert [row["stage"] for row in rows_of(tmp_path / "blurred")] == ["autoencoder"] + ["flow"] * 3
+    assert stages_of(told_of("9.0", "sharp")) == ["tokenizer", "flow"]
+    for name, error in {"unknown": "", "odd": "many", "nothing": "nan"}.items():
+        assert stages_of(told_of(error, name)) == ["tokenizer", "flow"]
 
 
-def test_a_flow_that_a_run_starts_from_is_distilled(folder: Path, tmp_path: Path) -> None:
-    ends(settings(folder, tmp_path / "a", config={"steps": 4, "distill": 0.0, "adversarial": 0.0}))
-    given = tmp_path / "a" / "model.safetensors"
-    told = ends(
-        settings(
-            folder, tmp_path / "b", init=given, config={"steps": 4, "contrastive": 0.0, "flow": 0.0}
-        )
-    )
-    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert stages == ["tokenizer", "distill", "adversarial"]
-
-
-@pytest.mark.parametrize("flow", [0.0, 1.0])
-def test_a_game_is_held_to_its_start_only_where_that_can_draw(
-    folder: Path, tmp_path: Path, flow: float
+def test_a_run_that_tunes_its_decoder_goes_on_with_what_it_was_asked_for(
+    data: Path, tmp_path: Path, given: Path
 ) -> None:
-    """Weights that a contrastive stage ended with bring a generator that knows nothing."""
-    learned = {"contrastive": 1.0, "flow": flow, "distill": 0.0, "adversarial": 0.0}
-    ends(settings(folder, tmp_path / "a", config={"steps": 4, **learned}))
-    given = tmp_path / "a" / "model.safetensors"
-    game = {
-        "steps": 4,
-        "contrastive": 0.0,
-        "flow": 0.0,
-        "distill": 0.0,
-        "discriminator_head_start": 0.0,
-    }
-    ends(settings(folder, tmp_path / "b", init=given, config=game))
-    rows = [json.loads(row) for row in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
-    terms = {name for row in rows for name in row} & {"anchor_loss", "pattern_loss", "edge_loss"}
-    assert terms == ({"anchor_loss", "pattern_loss", "edge_loss"} if flow else set())
+    loaded = checkpoint.load_model(given)
+    parts = {name: net.state_dict() for name, net in loaded.networks.named_children()}
+    path = tmp_path / "blurred.safetensors"
+    extra = {"t2i.reconstruction_l1": "0.0001"}
+    checkpoint.save_model(path, parts, loaded.config, loaded.tokenizer, extra=extra)
+    asked = {"init": path, "config": {"steps": 8, **FLOW}}
+    ends(settings(data, tmp_path / "whole", **asked))
+    for after in (1, 3):  # in the decoder's stage, and in the generator's
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            wish = stop_in_step(patch, after)
+            ends(settings(data, tmp_path / "run", resume=True, stop=wish, **asked))
+    ends(settings(data, tmp_path / "run", resume=True, **asked))
+    assert differences(all_of(tmp_path / "run"), all_of(tmp_path / "whole")) == []
 
 
-def test_a_model_past_its_flow_goes_on_learning_from_one(folder: Path, tmp_path: Path) -> None:
-    flow_only = {"steps": 4, "distill": 0.0, "adversarial": 0.0}
-    ends(settings(folder, tmp_path / "a", config=flow_only))
-    flow = tmp_path / "a" / "model.safetensors"
-    rest = {"steps": 4, "contrastive": 0.0, "flow": 0.0}
-    ends(settings(folder, tmp_path / "b", init=flow, config=rest))
-    given = tmp_path / "b" / "model.safetensors"
-    further = {**rest, "distill": 1.0, "adversarial": 0.0}
-    run = settings(folder, tmp_path / "c", init=given, distill_from=flow, config=further)
-    told = ends(run)
-    stages = [event.stage for event in told if isinstance(event, events.StageStarted)]
-    assert stages == ["tokenizer", "distill"]
-    state = checkpoint.load_state(tmp_path / "c")
-    assert state is not None
-    begun = checkpoint.load_model(flow).networks.generator.state_dict()
-    for name, tensor in begun.items():  # what draws the pairs is the flow, kept for a resume
-        assert torch.equal(state.files["anchor"][name], tensor)
+# -- a plan, and a device ---------------------------------------------------------------------------
 
 
-def test_a_flow_to_distill_has_to_be_one_that_fits(folder: Path, tmp_path: Path) -> None:
-    flow_only = {"steps": 2, "distill": 0.0, "adversarial": 0.0}
-    ends(settings(folder, tmp_path / "a", config=flow_only))
-    ends(settings(folder, tmp_path / "other", config={**flow_only, "seed": 1}))
-    flow, other = (tmp_path / name / "model.safetensors" for name in ("a", "other"))
-    rest = {"steps": 2, "contrastive": 0.0, "flow": 0.0}
-    ends(settings(folder, tmp_path / "b", init=flow, config=rest))
-    given = tmp_path / "b" / "model.safetensors"
-    for told, more in {
-        "not those of a flow": {"init": flow, "distill_from": given, "config": rest},
-        "needs --init": {"distill_from": flow, "config": rest},
-        "neither the text encoder": {
-            "init": given, "distill_from": flow, "config": {**rest, "contrastive": 0.1}
-        },
-        "distills nothing": {"init": given, "distill_from": flow, "config": {**rest, "distill": 0.0}},
-        "no flow to distill": {"init": given, "config": {**rest, "distill": 1.0, "adversarial": 0.0}},
-        "not that of --init": {"init": given, "distill_from": other, "config": rest},
-    }.items():  # fmt: skip
-        with pytest.raises(UsageError, match=told):
-            ends(settings(folder, tmp_path / "c", **more))
-
-
-@pytest.mark.parametrize("lost", ["nothing", "one damaged", "all"])
-def test_a_run_stopped_while_it_distills_has_its_pairs_again(
-    folder: Path, tmp_path: Path, lost: str
-) -> None:
-    config = {"steps": 8, "contrastive": 0.0, "flow": 0.25, "distill": 0.75, "adversarial": 0.0}
-    ends(settings(folder, tmp_path / "whole", config=config))
-    assert not (tmp_path / "whole" / "pairs").exists()  # a run that has ended needs them no more
-    with pytest.MonkeyPatch.context() as patch:
-        stop = StopAt(patch, 6).request
-        with pytest.raises(Stopped):
-            ends(settings(folder, tmp_path / "run", stop=stop, config=config))
-    first, *others = sorted((tmp_path / "run" / "pairs").iterdir())
-    assert len(others) == 2  # of three steps, the stage's first half
-    if lost == "one damaged":
-        others[0].write_bytes(others[0].read_bytes()[:-9])
-    elif lost == "all":
-        shutil.rmtree(first.parent)
-    told = ends(settings(folder, tmp_path / "run", resume=True, config=config))
-    again = [
-        event.text
-        for event in told
-        if isinstance(event, events.Message) and "pictures again" in event.text
-    ]
-    pictures = {"nothing": [], "one damaged": [8], "all": [12]}[lost]
-    assert again == [f"drawing up to {n} pictures again to learn from" for n in pictures]
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
-
-
-def test_a_run_that_has_ended_draws_no_pairs_again(folder: Path, tmp_path: Path) -> None:
-    config = {"steps": 4, "contrastive": 0.0, "flow": 0.25, "distill": 0.75, "adversarial": 0.0}
-    ends(settings(folder, tmp_path / "run", config=config))
-    before = bytes_of(tmp_path / "run")
-    told = ends(settings(folder, tmp_path / "run", resume=True, config=config))
-    assert not any("again" in event.text for event in told if isinstance(event, events.Message))
-    assert bytes_of(tmp_path / "run") == before
-
-
-def poison(monkeypatch: pytest.MonkeyPatch, steps: Callable[[int], bool]) -> None:
-    """Put a NaN into the pictures of some calls."""
-    get = Batches.get
-    calls = 0
-
-    def poisoned(batches: Batches, stage: str, step: int, size: int) -> Any:
-        nonlocal calls
-        calls += 1
-        batch = get(batches, stage, step, size)
-        if steps(calls):
-            batch.images[0, 0, 0, 0] = math.nan
-        return batch
-
-    monkeypatch.setattr(Batches, "get", poisoned)
-
-
-def test_one_bad_step_is_skipped_and_counted(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison(monkeypatch, lambda call: call == 6)
-    ends(settings(folder, tmp_path / "run"))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert rows[-1]["skipped"] == 1
-    assert all(
-        bool(tensor.isfinite().all())
-        for tensor in weights(tmp_path / "run" / "model.safetensors").values()
-    )
-
-
-def test_some_bad_steps_in_a_row_go_back(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison(monkeypatch, lambda call: 5 <= call < 8)
-    told = ends(settings(folder, tmp_path / "run"))
-    assert any(isinstance(event, events.Message) and "back to step" in event.text for event in told)
-    assert isinstance(told[-1], events.Finished)
-
-
-def test_numbers_that_stay_bad_end_the_run_with_good_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    poison(monkeypatch, lambda call: call >= 5)
-    with pytest.raises(TrainingError, match="not finite"):
-        ends(settings(folder, tmp_path / "run"))
-    state = checkpoint.load_state(tmp_path / "run")
-    assert state is not None
-    assert all(
-        bool(t.isfinite().all())
-        for group in state.files.values()
-        for t in group.values()
-        if t.is_floating_point()
-    )
-
-
-def test_plan_writes_nothing(folder: Path, tmp_path: Path) -> None:
-    told = plan(settings(folder, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-    assert told["pictures"] + told["held_out"] == 16
-    assert set(told["stages"]) == {"contrastive", "flow", "distill", "adversarial"}
+@pytest.mark.parametrize("objective", ["flow", "gan"])
+def test_a_plan_writes_nothing(objective: str, data: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    asked = {"objective": objective}
+    told = plan(settings(data, tmp_path / "run", config=asked, cache=cache))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+    assert len(list((cache / "data").iterdir())) == 1  # the pictures: nothing was encoded
+    assert (told["pictures"], told["held_out"]) == (15, 1)
+    assert set(told["stages"]) == {"contrastive", "autoencoder", objective}
     assert told["seconds"] == sum(stage["seconds"] for stage in told["stages"].values())
-    for name, stage in told["stages"].items():
+    images = {name: stage["images"] for name, stage in told["stages"].items()}
+    assert images == {"contrastive": 16, "autoencoder": 16, objective: 24}
+    for stage in told["stages"].values():
         alone = stage["images"] / stage["images_per_second"]
-        assert stage["images"] > 0
-        # distill also draws what it learns from
-        assert (
-            stage["seconds"] > 1.05 * alone
-            if name == "distill"
-            else stage["seconds"] == pytest.approx(alone)
-        )
+        assert stage["seconds"] == pytest.approx(alone)
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("cpu").type == "cpu"
     with pytest.raises(UsageError, match="no such device"):
         choose_device("toaster")
-    if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="CUDA"):
-            choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="CUDA"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: not enough")]
+)
+def test_too_little_memory_is_told_with_what_to_type(
+    error: Exception, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    before_each_step(monkeypatch, full)
+    with pytest.raises(T2IError, match="out of memory on cpu") as told:
+        ends(settings(data, tmp_path / "run"))
+    assert told.value.hint == "try --batch-size 2 or a smaller --size"
+    assert checkpoint.read_status(tmp_path / "run")["status"] == "failed"

@@ -110,6 +110,9 @@ def test_a_run_from_trained_weights_goes_on_without_them(
     stopped(data, tmp_path / "run", 2, config=config)
     ends(settings(data, tmp_path / "run", config=config, resume=True))
     assert differences(all_of(tmp_path / "run"), all_of(tmp_path / "whole")) == []
+    other = {"init": tmp_path / "run" / "model.safetensors"}
+    with pytest.raises(UsageError, match="init: "):  # it still knows which ones they were
+        ends(settings(data, tmp_path / "run", config=config, resume=True, **other))
 
 
 def test_a_finished_run_stays_as_it_is(data: Path, tmp_path: Path, unbroken: Path) -> None:
@@ -215,7 +218,11 @@ def test_what_a_run_was_given_is_a_fact_of_it(data: Path, tmp_path: Path, unbrok
 
 # -- numbers ----------------------------------------------------------------------------------------
 
-LOSSES = {"contrastive": "contrastive_loss", "autoencoder": "perceptual_loss", "flow": "velocity_loss"}
+LOSSES = {
+    "contrastive": "contrastive_loss",
+    "autoencoder": "perceptual_loss",
+    "flow": "velocity_loss",
+}
 FIRST = {"contrastive": 1, "autoencoder": 3, "flow": 7}  # steps, counted over the run
 
 

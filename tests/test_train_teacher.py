@@ -1,12 +1,11 @@
 """A run with a teacher: stopped and resumed it ends with the same bytes, and another teacher is told apart."""
 
-# ruff: noqa: F811 - a fixture is named twice, where it is imported and where it is asked for
-
 from __future__ import annotations
 
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +13,69 @@ import pytest
 import torch
 
 from t2i_cli import checkpoint
-from t2i_cli import train as module
 from t2i_cli.cli import run
 from t2i_cli.errors import Stopped, UsageError
-from t2i_cli.training import events
-from tests.test_train import StopAt, _micro, bytes_of, ends, folder, settings, weights  # noqa: F401
+from t2i_cli.training import prepare
+from tests.toy_runs import (
+    all_of,
+    differences,
+    ends,
+    make_small,
+    rows_of,
+    said,
+    settings,
+    stop_in_step,
+    toy_folder,
+)
 from tests.training.test_teacher import Reader, reader
 
 TAUGHT = {
     "text_encoder": "/some/folder/reader",
+    "steps": 8,
     "contrastive": 0.5,
-    "flow": 0.3,
-    "adversarial": 0.2,
+    "autoencoder": 0.25,
+    "flow": 0.25,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_folder(tmp_path_factory.mktemp("toys") / "data")
 
 
 @pytest.fixture
 def _reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_teacher", lambda *_: reader())
+    monkeypatch.setattr(prepare, "load_teacher", lambda *_: reader())
 
 
-def taught(folder: Path, tmp_path: Path, name: str = "run", **more: Any) -> Any:
+def taught(data: Path, tmp_path: Path, name: str = "run", **more: Any) -> Any:
     config = {**TAUGHT, **more.pop("config", {})}
-    return settings(folder, tmp_path / name, config=config, cache=tmp_path / "cache", **more)
+    return settings(data, tmp_path / name, config=config, cache=tmp_path / "cache", **more)
 
 
 @pytest.mark.usefixtures("_reader")
 def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher(
-    folder: Path, tmp_path: Path
+    data: Path, tmp_path: Path
 ) -> None:
-    told = ends(taught(folder, tmp_path, "unbroken"))
-    said = [event.text for event in told if isinstance(event, events.Message)]
-    assert any(line.startswith("reader teaches: ") for line in said)
-    rows = [
-        json.loads(line) for line in (tmp_path / "unbroken" / "log.jsonl").read_text().splitlines()
-    ]
-    assert any("teacher_loss" in row for row in rows if row["stage"] == "contrastive")
-    assert not any("teacher_loss" in row for row in rows if row["stage"] == "adversarial")
-    for after in (3, 5):  # within the contrastive stage, then after it
+    told = ends(taught(data, tmp_path, "unbroken"))
+    assert any(line.startswith("reader teaches: ") for line in said(told))
+    rows = rows_of(tmp_path / "unbroken")
+    taught_rows = {row["stage"] for row in rows if "teacher_loss" in row}
+    assert taught_rows == {"contrastive"}
+    for after in (2, 3):  # within the contrastive stage, then after it
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-            ends(taught(folder, tmp_path, resume=True, stop=StopAt(patch, after).request))
-    ends(taught(folder, tmp_path, resume=True))
+            ends(taught(data, tmp_path, resume=True, stop=stop_in_step(patch, after)))
+    ends(taught(data, tmp_path, resume=True))
     assert Reader.calls == 0  # since it was loaded: what it said is in the cache
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "unbroken")
-    ends(taught(folder, tmp_path, "alone", config={"text_encoder": "builtin"}))
+    assert differences(all_of(tmp_path / "run"), all_of(tmp_path / "unbroken")) == []
+    ends(taught(data, tmp_path, "alone", config={"text_encoder": "builtin"}))
     told_to_anyone = checkpoint.read_info(tmp_path / "unbroken" / "model.safetensors").metadata[
         "t2i.train_config"
     ]
@@ -65,7 +83,8 @@ def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher
     words = checkpoint.load_model(tmp_path / "unbroken" / "model.safetensors").words.decode()
     assert "\norb=ball\n" in words  # what the teacher holds for near, for prompts
     taught_one, alone = (
-        weights(tmp_path / name / "model.safetensors") for name in ("unbroken", "alone")
+        checkpoint.load_model(tmp_path / name / "model.safetensors").networks.state_dict()
+        for name in ("unbroken", "alone")
     )
     assert {n: t.shape for n, t in taught_one.items()} == {n: t.shape for n, t in alone.items()}
     assert any(
@@ -75,24 +94,24 @@ def test_a_taught_run_resumes_to_the_same_bytes_and_ships_nothing_of_its_teacher
 
 @pytest.mark.usefixtures("_reader")
 def test_another_teacher_is_another_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        ends(taught(folder, tmp_path, stop=StopAt(patch, 2).request))
+        ends(taught(data, tmp_path, stop=stop_in_step(patch, 2)))
     monkeypatch.setattr(
-        module, "load_teacher", lambda *_: dataclasses.replace(reader(), digest="other")
+        prepare, "load_teacher", lambda *_: dataclasses.replace(reader(), digest="other")
     )
     with pytest.raises(UsageError, match="teacher: d1 -> other"):
-        ends(taught(folder, tmp_path, resume=True))
+        ends(taught(data, tmp_path, resume=True))
 
 
 def test_the_command_says_in_one_line_what_is_missing(
-    folder: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ask = ["train", str(folder), "-o", str(tmp_path / "run"), "--steps", "2", "--resolution", "32"]
+    ask = ["train", str(data), "-o", str(tmp_path / "run"), "--steps", "2", "--resolution", "32"]
     assert run([*ask, "--text-encoder", "lsmt"]) == 2
     assert "no such text encoder" in capsys.readouterr().err
     empty = tmp_path / "empty"

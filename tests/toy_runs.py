@@ -105,7 +105,10 @@ def all_of(run: Path) -> dict[str, Any]:
         if (run / name).exists():
             info = checkpoint.read_info(run / name, verify=True)
             told = {key: value for key, value in info.metadata.items() if key.startswith("t2i.")}
-            for key in ("t2i.seconds", HEADER_HASH):  # the clock's, and what covers a title and a date
+            for key in (
+                "t2i.seconds",
+                HEADER_HASH,
+            ):  # the clock's, and what covers a title and a date
                 del told[key]
             found[name] = [info.hash, told]
     for name in ("config.toml", "tokenizer.model", "words.txt", "data.json"):

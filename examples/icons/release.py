@@ -1,9 +1,9 @@
 """Finished runs -> the files that ship: `python examples/icons/release.py RUN [MORE...] DATA [--name icons]`.
 
 Of several runs that go on from the same weights, or of one run's weights at several moments, the mean is taken: it is
-often better than each (Wortsman et al. 2022).
+often better than each (Wortsman et al. 2022). They have to share their encoder, since references are latents of it.
 
-Writes weights/NAME.safetensors (the averaged generator and the encoders in bf16, with title, licence and credits in its
+Writes weights/NAME.safetensors (the networks in bf16 and the references, with title, licence and credits in its
 metadata), the skeleton of its graphs, so that nobody waits for them, and docs/pictures/grid.png: captions that nobody
 chose, taken at equal steps from the held-out pictures, each drawn once with seed 0.
 """
@@ -19,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, graphs, images, load
+from t2i_cli import checkpoint, data, images, load
 from t2i_cli.data import splits
+from t2i_cli.runtime import graphs
 
 PROMPTS = 64
 LICENCE = "Apache-2.0"
 DESCRIPTION = (
-    "One-step text-to-image generator of small drawings on a transparent background, trained from nothing on icons64 "
-    "(drawings under MIT, Apache-2.0, CC0, public domain, CC BY 3.0 and CC BY 4.0; "
+    "Text-to-image model of small drawings on a transparent background, trained from nothing on icons64. It holds "
+    "compressed training pictures, from which it draws (drawings under MIT, Apache-2.0, CC0, public domain, CC BY 3.0 "
+    "and CC BY 4.0; "
     "every source is credited in weights/README.md)."
 )
 
@@ -47,11 +49,12 @@ def main() -> None:
         mean(models),
         loaded.config,
         loaded.tokenizer,
+        references=loaded.references,
         words=loaded.words,
         title=asked.name,
         license=LICENCE,
         description=DESCRIPTION,
-        tags=("text-to-image", "one-step", "icons", "rgba"),
+        tags=("text-to-image", "latent-flow", "icons", "rgba"),
         extra={key: value for key, value in loaded.info.metadata.items() if key in KEPT}
         | {"t2i.splits": json.dumps(splits_of(models))},
     )
@@ -79,6 +82,14 @@ def mean(models: list[checkpoint.LoadedModel]) -> dict[str, dict[str, Tensor]]:
     if any(model.config != models[0].config for model in models):
         sys.exit("these models are not of one config")
     parts = [dict(model.networks.named_children()) for model in models]
+    first = parts[0]["encoder"].state_dict()
+    for part in parts[1:]:
+        if any(
+            not torch.equal(value, first[k]) for k, value in part["encoder"].state_dict().items()
+        ):
+            sys.exit(
+                "these models have different encoders: their references and latents do not fit together"
+            )
     return {
         name: {
             key: torch.stack([part[name].state_dict()[key] for part in parts]).mean(0)
@@ -98,6 +109,7 @@ KEPT = (
     "t2i.seconds",
     "t2i.data",
     "t2i.train_config",
+    "t2i.reconstruction_l1",
 )
 
 if __name__ == "__main__":

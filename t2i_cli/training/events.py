@@ -20,7 +20,7 @@ class Message:
 class StageStarted:
     """A stage begins or goes on."""
 
-    stage: str  # tokenizer, contrastive, flow, distill, adversarial
+    stage: str  # tokenizer, contrastive, autoencoder, flow, gan
     index: int  # 1-based position among the stages of this run
     stages: int  # how many stages this run has
     progress: float  # 0..1, where the stage goes on from

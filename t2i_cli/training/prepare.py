@@ -29,6 +29,7 @@ from t2i_cli.training.events import Event, Message, StageStarted
 from t2i_cli.training.preview import GRID
 from t2i_cli.training.run import Run, trunk_dtype
 from t2i_cli.training.stages import Material
+from t2i_cli.training.stages.flow import attribute_weights
 from t2i_cli.training.teacher import BUILTIN, Teacher, load_teacher, make_lessons, read_words
 from t2i_cli.training.vocabulary import counted, nearest, words_of
 from t2i_cli.words import Words
@@ -203,6 +204,7 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     settings, config = run.settings, run.config
     opaque = run.pictures.opaque
     attributes = _attributes(run)
+    attribute_weights(config.attribute_weights, attributes)  # a slip is told before the first step
     torch.manual_seed(config.seed)
     if resumed and (run.out / "model.safetensors").is_file():
         # its weights come with the state; what they started from may be another model by now
