@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from t2i_cli.checkpoint.evaluation import evaluation_file
 from t2i_cli.checkpoint.weights import load_tensors
 from t2i_cli.errors import DeviceError, UsageError, WeightsError
 from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inputs
@@ -68,13 +69,8 @@ def own_weights() -> Path:
     Raises:
         WeightsError: this installation has none.
     """
-    package = Path(__file__).parent
-    for folder in (package / "weights", package.parent / "weights"):
-        path = folder / "evaluation" / "encoder.safetensors"
-        if path.is_file():
-            return path
-    raise WeightsError(
-        "no evaluation encoder is shipped with this installation",
+    return evaluation_file(
+        "encoder.safetensors",
         "make one: python -m benchmarks.train_eval_encoder DATA, or give --features",
     )
 
