@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.naming_prompts import FINAL, REAL, TUNE
 from t2i_cli import checkpoint, data, images, load
 from t2i_cli.data import CaptionedImages
-from t2i_cli.metrics import COLOURS
+from t2i_cli.evaluation.colours import COLOURS
 
 SIDE = 256  # px of a picture on a sheet
 ACROSS, PER_SHEET = 5, 10  # pictures

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, graphs, images, metrics
+from t2i_cli import checkpoint, data, graphs, images
 from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config
 from t2i_cli.errors import (
     DeviceError,
@@ -37,6 +37,7 @@ from t2i_cli.errors import (
     UsageError,
     WeightsError,
 )
+from t2i_cli.evaluation import metrics
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, TextEncoding, build, grow, many_steps, one_step
 from t2i_cli.noise import noise_batch

@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_cli.metrics import (
+from t2i_cli.evaluation.colours import (
     COLOURS,
-    Estimate,
     caption_colour,
     colour_accuracy,
     colour_names,
-    diversity,
-    fid,
     hue_name,
+)
+from t2i_cli.evaluation.metrics import (
+    Estimate,
+    diversity,
+    fd,
     image_text_similarity,
     kid,
     mean_estimate,
@@ -89,7 +91,7 @@ def test_fid_agrees_with_torchmetrics() -> None:
     )
     metric.update(real, real=True)
     metric.update(fake, real=False)
-    assert fid(real, fake).value == pytest.approx(float(metric.compute()), rel=1e-4)
+    assert fd(real, fake).value == pytest.approx(float(metric.compute()), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -134,12 +136,12 @@ def test_fid_of_gaussians_is_the_formula_of_the_moments() -> None:
     values, vectors = torch.linalg.eigh(base.T @ base / 399)
     white = base @ vectors / values.sqrt()  # moments exactly 0 and 1
     expected = 3 * 0.25 + float((1 - spread).square().sum())
-    assert fid(white, white * spread + 0.5).value == pytest.approx(expected, rel=1e-9)
-    assert fid(white, white).value == pytest.approx(0, abs=1e-9)
+    assert fd(white, white * spread + 0.5).value == pytest.approx(expected, rel=1e-9)
+    assert fd(white, white).value == pytest.approx(0, abs=1e-9)
 
 
-def test_fewer_pictures_than_dimensions_give_a_finite_fid() -> None:
-    assert 0 < fid(normal(5, 12, 1), normal(4, 12, 2)).value < 1e3
+def test_fewer_pictures_than_dimensions_give_a_finite_fd() -> None:
+    assert 0 < fd(normal(5, 12, 1), normal(4, 12, 2)).value < 1e3
 
 
 def test_retrieval_is_the_mean_over_every_pool() -> None:
@@ -161,14 +163,14 @@ def test_retrieval_is_the_mean_over_every_pool() -> None:
 
 def test_distances_grow_with_the_distance() -> None:
     real = normal(200, seed=1)
-    for score in (kid, fid):
+    for score in (kid, fd):
         values = [score(real, normal(200, seed=2, shift=shift)).value for shift in (0, 0.3, 1, 3)]
         assert values == sorted(values)
 
 
 def test_seeds_repeat_and_intervals_shrink() -> None:
     real, fake = normal(600, seed=1), normal(600, seed=2, shift=0.4)
-    for score in (kid, fid):
+    for score in (kid, fd):
         assert score(real, fake, seed=3) == score(real, fake, seed=3)
         assert score(real, fake).error < score(real[:100], fake[:100]).error
 
