@@ -82,24 +82,24 @@ def kid(
         seed: of the subsets.
     """
     real, fake = _rows(real, "real", 2), _rows(fake, "fake", 2)
-    value = _mmd(real, fake)
     smaller = min(len(real), len(fake))
     size = min(subset_size, smaller // 2)
     if size < 2 or subsets < 2:
-        return Estimate(value, math.nan, len(fake))
+        subsets = 0
     draw = torch.Generator().manual_seed(seed)
-    drawn = torch.tensor(
-        [
-            _mmd(
-                real[torch.randperm(len(real), generator=draw)[:size]],
-                fake[torch.randperm(len(fake), generator=draw)[:size]],
-            )
-            for _ in range(subsets)
-        ],
-        dtype=torch.float64,
-    )
+    # row 0 is all pictures, each further one a subset: 1 where a picture is in it
+    chosen = [torch.zeros(1 + subsets, len(rows), dtype=torch.float64) for rows in (real, fake)]
+    for rows in chosen:
+        rows[0] = 1
+    for i in range(1, 1 + subsets):
+        for rows in chosen:
+            rows[i, torch.randperm(rows.shape[1], generator=draw)[:size]] = 1
+    found = _mmd(real, fake, *chosen)
+    if not subsets:
+        return Estimate(float(found[0]), math.nan, len(fake))
     share = size / smaller
-    return Estimate(value, _Z95 * float(drawn.std()) * math.sqrt(share / (1 - share)), len(fake))
+    error = _Z95 * float(found[1:].std()) * math.sqrt(share / (1 - share))
+    return Estimate(float(found[0]), error, len(fake))
 
 
 def fd(real: Tensor, fake: Tensor, *, resamples: int = 10, seed: int = 0) -> Estimate:
@@ -311,23 +311,30 @@ def _rows(features: Tensor, name: str, least: int) -> Tensor:
     return features.detach().double().cpu()
 
 
-def _mmd(real: Tensor, fake: Tensor) -> float:
-    """Unbiased squared MMD of features (n, d), (m, d) under the cubic kernel."""
-    n, m = len(real), len(fake)
-    within_real = (
-        _kernel_sum(real, real) - float(_cubic(real.square().sum(1) / real.shape[1]).sum())
-    ) / (n * (n - 1))
-    within_fake = (
-        _kernel_sum(fake, fake) - float(_cubic(fake.square().sum(1) / fake.shape[1]).sum())
-    ) / (m * (m - 1))
-    return within_real + within_fake - 2 * _kernel_sum(real, fake) / (n * m)
+def _mmd(real: Tensor, fake: Tensor, real_in: Tensor, fake_in: Tensor) -> Tensor:
+    """Unbiased squared MMD (s,) under the cubic kernel, of s subsets of features (n, d), (m, d).
+
+    ``real_in`` (s, n) and ``fake_in`` (s, m) are 1 where a row is in a subset, else 0, so that each kernel
+    is computed once whatever the number of subsets.
+    """
+
+    def within(rows: Tensor, inside: Tensor) -> Tensor:
+        count = inside.sum(1)
+        diagonal = inside @ _cubic(rows.square().sum(1) / rows.shape[1])
+        return (_kernel_sums(rows, rows, inside, inside) - diagonal) / (count * (count - 1))
+
+    across = _kernel_sums(real, fake, real_in, fake_in) / (real_in.sum(1) * fake_in.sum(1))
+    return within(real, real_in) + within(fake, fake_in) - 2 * across
 
 
-def _kernel_sum(left: Tensor, right: Tensor) -> float:
-    return sum(
-        float(_cubic(left[i : i + _ROWS] @ right.T / left.shape[1]).sum())
-        for i in range(0, len(left), _ROWS)
-    )
+def _kernel_sums(left: Tensor, right: Tensor, left_in: Tensor, right_in: Tensor) -> Tensor:
+    """Sums (s,) of the kernel over the pairs of each subset."""
+    total = torch.zeros(len(left_in), dtype=torch.float64)
+    for start in range(0, len(left), _ROWS):
+        rows = slice(start, start + _ROWS)
+        kernel = _cubic(left[rows] @ right.T / left.shape[1])
+        total += ((left_in[:, rows] @ kernel) * right_in).sum(1)
+    return total
 
 
 def _cubic(products: Tensor) -> Tensor:

@@ -84,7 +84,30 @@ def test_kid_agrees_with_torchmetrics() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fid_agrees_with_torchmetrics() -> None:
+def test_kid_takes_its_interval_from_subsets() -> None:
+    """Against the kernels of each subset, one after the other, as the paper writes them."""
+    real, fake = normal(30, 6, 1).double(), normal(21, 6, 2).double() * 1.3
+
+    def mmd(x: Tensor, y: Tensor) -> float:
+        xx, yy, xy = ((a @ b.T / 6 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        n, m = len(x), len(y)
+        inside = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+        return float(inside - 2 * xy.mean())
+
+    draw = torch.Generator().manual_seed(5)
+    drawn = [
+        mmd(*(x[torch.randperm(len(x), generator=draw)[:8]] for x in (real, fake)))
+        for _ in range(12)
+    ]
+    found = kid(real, fake, subsets=12, subset_size=8, seed=5)
+    share = 8 / 21
+    error = 1.959963984540054 * float(torch.tensor(drawn).double().std())
+    assert found.value == pytest.approx(mmd(real, fake), rel=1e-10)
+    assert found.error == pytest.approx(error * math.sqrt(share / (1 - share)), rel=1e-6)
+    assert math.isnan(kid(real, fake, subsets=0).error)
+
+
+def test_fd_agrees_with_torchmetrics() -> None:
     real, fake = normal(300, seed=1), normal(200, seed=2, shift=0.3, spread=1.5)
     metric = reference("fid", "FrechetInceptionDistance")(feature=Features()).set_dtype(
         torch.float64
@@ -128,7 +151,7 @@ def test_kid_is_unbiased_and_its_interval_holds_it() -> None:
     assert sum(item.low <= 0 <= item.high for item in found) >= 50
 
 
-def test_fid_of_gaussians_is_the_formula_of_the_moments() -> None:
+def test_fd_of_gaussians_is_the_formula_of_the_moments() -> None:
     """Diagonal covariances: |m - m'|^2 + sum of (s - s')^2."""
     spread = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     base = normal(400, 3)
