@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from t2i_cli import data
-from t2i_cli.evaluate import SCORES, EvalSettings, evaluate
+from t2i_cli.evaluate import EvalSettings, evaluate
+from t2i_cli.evaluation.calibration import blur
+from t2i_cli.evaluation.scores import SCORES
 from t2i_cli.images import encode
 
 
@@ -75,8 +75,8 @@ def make(source: Path, count: int, folder: Path) -> list[str]:
             stem.with_suffix(".txt").write_text(images.captions[of][0], encoding="utf-8")
 
     write("real", other)
-    write("real-blurred-a-little", other, lambda pixels: blur(pixels, 1.0))
-    write("real-blurred", other, lambda pixels: blur(pixels, 2.5))
+    write("real-blurred-a-little", other, lambda pixels: blur(pixels[None], 1.0)[0])
+    write("real-blurred", other, lambda pixels: blur(pixels[None], 2.5)[0])
     write("real-with-noise", other, lambda pixels: noise(pixels, 40, draw))
     write("noise-alone", other, lambda pixels: noise(pixels, 1e4, draw))
     write("grey", other, grey)
@@ -84,18 +84,6 @@ def make(source: Path, count: int, folder: Path) -> list[str]:
     write("captions-shuffled", other, captions=draw.permutation(other))
     write("training-pictures-copied", draw.permutation(train)[: len(other)])
     return names
-
-
-def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    x = torch.arange(-8, 9).float()
-    kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(4, 1, 1, -1)
-    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
-    values[:, :3] *= values[:, 3:] / 255
-    values = F.conv2d(F.pad(values, (8, 8, 8, 8), "replicate"), kernel, groups=4)
-    values = F.conv2d(values, kernel.transpose(2, 3), groups=4)
-    values[:, :3] *= 255 / values[:, 3:].clamp(min=1)
-    return values[0].permute(1, 2, 0).round().clamp(0, 255).numpy().astype(np.uint8)
 
 
 def noise(pixels: np.ndarray, sigma: float, draw: np.random.RandomState) -> np.ndarray:

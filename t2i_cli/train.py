@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, data, graphs, images, libraries, metadata, metrics
+from t2i_cli import checkpoint, data, graphs, images, libraries, metadata
 from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config, with_rates
 from t2i_cli.data import ReadOptions, splits
 from t2i_cli.errors import (
@@ -38,6 +38,7 @@ from t2i_cli.errors import (
     UsageError,
     WeightsError,
 )
+from t2i_cli.evaluation import metrics
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, TextEncoding, build, grow, many_steps, one_step
 from t2i_cli.noise import noise_batch

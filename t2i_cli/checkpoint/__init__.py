@@ -7,6 +7,7 @@ checked whole. Reading what a file says about itself imports no torch.
 
 from __future__ import annotations
 
+from t2i_cli.checkpoint.evaluation import evaluation_file, load_lite0
 from t2i_cli.checkpoint.files import append_line, remove_orphans, truncate_log, write_atomic
 from t2i_cli.checkpoint.lock import RunLock, holder_of
 from t2i_cli.checkpoint.pairs import drop_pairs, keep_pairs, kept_pairs
@@ -32,9 +33,11 @@ __all__ = [
     "append_line",
     "check_reader",
     "drop_pairs",
+    "evaluation_file",
     "holder_of",
     "keep_pairs",
     "kept_pairs",
+    "load_lite0",
     "load_model",
     "load_state",
     "read_info",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from t2i_cli.metrics import hue_name
+from t2i_cli.evaluation.colours import hue_name
 from t2i_cli.training.augment import colour_of
 from t2i_cli.training.batches import Batches, seed_for
 from tests.toys import Toys, toy_tokenizer
