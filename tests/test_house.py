@@ -134,7 +134,7 @@ def bench_lines() -> list[list[str]]:
     """The name and arguments of each benchmark that `make bench` runs."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     given = dict(re.findall(r"^(BENCH_\w+) \?= (.*)$", text, re.MULTILINE))
-    lines = re.findall(r"^\trun (.+?)(?:; \\\\)?$", text, re.MULTILINE)
+    lines = re.findall(r"^\trun (.+?)(?:; \\)?$", text, re.MULTILINE)
     assert len(lines) > 5
     return [
         shlex.split(re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], line)) for line in lines
