@@ -354,8 +354,8 @@ class _Bench:
     ) -> None:
         self.settings, self.encoder, self.texts = settings, encoder, texts
         self.images, self.tell = images, tell
-        train, held_out = images.split(0.02, 0)
-        self.has_held_out = len(held_out) >= LEAST
+        train, held_out = images.split_to_measure(0.02, 0)
+        self.has_held_out = len(held_out) >= LEAST and len(train) > 0
         if not self.has_held_out:
             train = held_out = np.arange(len(images))
         if len(held_out) < 10:
