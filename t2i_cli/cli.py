@@ -26,6 +26,7 @@ import t2i_cli
 from t2i_cli import console
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
 from t2i_cli.signals import Interrupted, StopRequest, interruptible
+from t2i_cli.wording import number_of
 
 if TYPE_CHECKING:
     from t2i_cli.data import ReadOptions
@@ -704,7 +705,9 @@ def evaluate(
     else:
         names = [subject.name for subject in found.subjects]
         console.table(["score", *names, "what it is"], verb.rows(found))
-        console.note(f"{found.count} pictures against {found.reference}; {found.features_note}")
+        console.note(
+            f"{number_of(found.count, 'picture')} against {found.reference}; {found.features_note}"
+        )
         console.note("figures under different features or counts do not compare")
     verb.hold(found, conditions)
 
