@@ -54,7 +54,7 @@ def main() -> None:
 
 def make(source: Path, count: int, folder: Path) -> list[str]:
     images = data.load(source, 64)
-    train, held_out = images.split(0.02, 0)
+    train, held_out = images.split_to_measure(0.02, 0)
     order = np.random.RandomState(0).permutation(held_out)  # as evaluate draws its reference
     other = order[count : 2 * count]
     draw = np.random.RandomState(1)

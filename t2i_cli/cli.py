@@ -26,6 +26,7 @@ import t2i_cli
 from t2i_cli import console
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
 from t2i_cli.signals import Interrupted, StopRequest, interruptible
+from t2i_cli.wording import number_of
 
 if TYPE_CHECKING:
     from t2i_cli.data import ReadOptions
@@ -719,7 +720,9 @@ def evaluate(
         console.table(["score", *names, "what it is"], report.rows(found))
         if found.calibration:
             console.table(report.calibration_columns(found), report.calibration_rows(found))
-        console.note(f"{found.count} pictures against {found.reference}; {found.features_note}")
+        console.note(
+            f"{number_of(found.count, 'picture')} against {found.reference}; {found.features_note}"
+        )
         console.note("figures under different features or counts do not compare")
     for text in found.warnings:
         console.warn(text)

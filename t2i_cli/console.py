@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from t2i_cli.errors import OutputError, Stopped, T2IError, visible
+from t2i_cli.wording import number_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -429,7 +430,7 @@ class TrainingDisplay:
 
     def decoding(self, done: int, total: int) -> None:
         """Show how far the decoding of pictures is, before the first stage."""
-        self._decoded = f"decoding: {count(done)} of {count(total)} pictures"
+        self._decoded = f"decoding: {count(done)} of {number_of(total, 'picture')}"
         now = time.monotonic()
         if self._live is None and now - self._spoke >= PLAIN_EVERY:
             self._spoke = now

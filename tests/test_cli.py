@@ -219,7 +219,7 @@ def test_check_takes_several_and_says_what_it_left_out(cli: Cli, tmp_path: Path)
     done = cli("check", "some", "--preview", "sheet.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "20 images have no caption" in done.stdout
-    assert "60 pairs, 60 captions, 15 words; 20 left out" in done.stdout
+    assert "60 pairs, 60 captions, 16 words; 20 left out" in done.stdout
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert cli("check", "some", "--strict", cwd=tmp_path).returncode == 3
     assert cli("check", "some", "--max-bad", "20%", cwd=tmp_path).returncode == 3
@@ -546,7 +546,7 @@ def test_a_changed_setting_is_told_on_resume(
 ) -> None:
     arguments = ["train", str(captioned_folder), "-o", str(trained_run), "-q", "--resume"]
     assert run([*arguments, "--seed", "3"]) == 2
-    assert "seed: 0 -> 3" in capsys.readouterr().err
+    assert "--seed was 0 and is 3 now; leave out --seed" in capsys.readouterr().err
     assert run(arguments) == 0  # nothing left to do, and that is fine
     assert capsys.readouterr().out.strip() == str(trained_run / "model.safetensors")
 

@@ -94,7 +94,7 @@ class Bench:
         self.reads = bool(self.needs & READ)
         train, held_out = seen.train, seen.held_out
         least = 2 * LEAST if calibrate else LEAST
-        self.has_held_out = len(held_out) >= least
+        self.has_held_out = len(held_out) >= least and len(train) > 0
         if not self.has_held_out:
             train = held_out = np.arange(len(images))
         if len(held_out) < least:

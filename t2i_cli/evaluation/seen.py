@@ -27,14 +27,11 @@ class Seen:
 def seen_by(
     images: CaptionedImages, records: Mapping[str, Sequence[dict[str, Any]] | None]
 ) -> Seen:
-    """The split that the subjects' weights record; where none does, the usual one.
+    """The split that the subjects' weights record; where none does, the usual one. Where there is a test split, that.
 
     Args:
         images: that are measured on.
         records: of each subject, as `data.splits.read_records` gives them; None: a folder of pictures.
-
-    Raises:
-        DataError: every picture is of a test split.
     """
     known: list[np.ndarray] = []
     unknown: list[str] = []
@@ -45,10 +42,11 @@ def seen_by(
         else:
             known.append(rows)
     if not known:
-        return Seen(*images.split(0.02, 0), tuple(unknown))
+        return Seen(*images.split_to_measure(0.02, 0), tuple(unknown))
     rows = np.logical_and.reduce(known)
-    usable = np.array([split != "test" for split in images.splits], bool)
-    return Seen(np.flatnonzero(~rows & usable), np.flatnonzero(rows & usable), tuple(unknown))
+    tests = rows & np.array([split == "test" for split in images.splits], bool)
+    held_out = tests if tests.any() else rows
+    return Seen(np.flatnonzero(~rows), np.flatnonzero(held_out), tuple(unknown))
 
 
 def warnings_of(seen: Seen, *, has_held_out: bool) -> tuple[str, ...]:
@@ -64,7 +62,7 @@ def warnings_of(seen: Seen, *, has_held_out: bool) -> tuple[str, ...]:
         told.append(
             f"these pictures may have been seen in training: nothing says what {names} was trained on"
         )
-    if not has_held_out:
+    if not has_held_out and len(seen.train):
         count = len(seen.held_out)
         told.append(f"pictures that were trained on are measured too: only {count} are held out")
     return tuple(told)
