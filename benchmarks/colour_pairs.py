@@ -2,7 +2,7 @@
 
 Of the training captions that give a thing one colour ("a red cat"), every other colour of `augment.COLOURS` that no
 caption of the data gives to that thing makes a pair that occurs nowhere ("a teal cat"); some of them, drawn by lot
-with a fixed seed, are prompts. Each picture's own colour is judged by `metrics.hue_name`, as in `t2i eval`.
+with a fixed seed, are prompts. Each picture's own colour is judged by `colours.hue_name`, as in `t2i eval`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i_cli import checkpoint, data, images, load, metrics
+from t2i_cli import checkpoint, data, images, load
+from t2i_cli.evaluation import colours
 from t2i_cli.training.augmentation import COLOURS, colour_of, with_colour
 
 LONGEST = 4  # words of a caption: "a red fire truck"
@@ -71,7 +72,7 @@ def main() -> None:
             for made in model.sample_many([p for p, _ in prompts], [0] * len(prompts))
         ]
     )
-    own = [metrics.hue_name(picture) for picture in drawn]
+    own = [colours.hue_name(picture) for picture in drawn]
     right = {
         colour: [
             found == colour

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from t2i_cli import checkpoint, evaluate, images, load
-from t2i_cli.encoders import Encoder, load_encoder
+from t2i_cli.evaluation.features import Encoder, load_encoder
 
 EIGHT = 8
 

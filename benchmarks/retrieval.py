@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from t2i_cli import checkpoint, data, metrics
+from t2i_cli import checkpoint, data
+from t2i_cli.evaluation import metrics
 from t2i_cli.models import encode
 from t2i_cli.pixels import to_images
 from t2i_cli.tokenizer import Tokenizer

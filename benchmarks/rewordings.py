@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks.synonyms import REWRITES
-from t2i_cli import checkpoint, data, images, load, metrics
-from t2i_cli.encoders import load_encoder
+from t2i_cli import checkpoint, data, images, load
+from t2i_cli.evaluation import metrics
+from t2i_cli.evaluation.features import load_encoder
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.synonyms import REWRITES
-from t2i_cli import data, metrics
+from t2i_cli import data
 from t2i_cli.config import TrainConfig, model_config
+from t2i_cli.evaluation import metrics
 from t2i_cli.folders import cache_folder
 from t2i_cli.models import Networks, build, encode
 from t2i_cli.tokenizer import train_tokenizer

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from t2i_cli import data
 from t2i_cli.checkpoint.weights import save_tensors
 from t2i_cli.data import CaptionedImages
-from t2i_cli.metrics import retrieval_at_k
+from t2i_cli.evaluation.metrics import retrieval_at_k
 from t2i_cli.models.eval_encoder import RESOLUTION, EvalEncoder, hash_words, pictures_to_inputs
 
 SEED = 20_011  # no training run's default

@@ -26,6 +26,7 @@ import t2i_cli
 from t2i_cli import console
 from t2i_cli.errors import DeviceError, OutputError, Stopped, T2IError, UsageError, visible
 from t2i_cli.signals import Interrupted, StopRequest, interruptible
+from t2i_cli.wording import number_of
 
 if TYPE_CHECKING:
     from t2i_cli.data import ReadOptions
@@ -697,18 +698,22 @@ def evaluate(
     ],
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="kid, fid, prdc, text, diversity, memory, colour."),
+        typer.Option(
+            metavar="A,B,...", help="recognised, kid, fd, prdc, text, diversity, memory, colour."
+        ),
     ] = None,
     features: Annotated[
-        str, typer.Option(metavar="own|PATH|hf:ID", help="What looks at the pictures.")
+        str, typer.Option(metavar="own|lite0|PATH|hf:ID", help="What looks at the pictures.")
     ] = "own",
     count: Annotated[
         int, typer.Option("-n", "--count", metavar="N", help="Pictures of each, at most.")
     ] = 5000,
-    steps: Annotated[
-        int, typer.Option(metavar="N", help="Measure the many-step sampler too; 0: not.")
-    ] = 0,
-    guidance: Annotated[float, typer.Option(metavar="F", help="As for sample.")] = 1.0,
+    steps: Annotated[int, typer.Option(metavar="N", help="As for sample.")] = 8,
+    guidance: Annotated[float, typer.Option(metavar="F", help="As for sample.")] = 3.0,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Measure damaged real pictures too: blurred, warped, ..."),
+    ] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="First seed of the pictures.")] = 0,
     device: Device = "auto",
     captions_from: CaptionsFromName = None,
@@ -736,16 +741,18 @@ def evaluate(
     if page is not None and page.exists() and not force:
         raise OutputError(f"{page}: already there", "use -f to overwrite it")
     from t2i_cli import evaluate as verb
+    from t2i_cli.evaluation import report, scores
 
-    conditions = [verb.parse_condition(text) for text in fail_if or []]
+    conditions = [scores.parse_condition(text) for text in fail_if or []]
     settings = verb.EvalSettings(
         subjects=tuple(paths[:-1]),
         data=Path(paths[-1]),
-        scores=verb.chosen_scores(metrics),
+        scores=scores.chosen_scores(metrics),
         features=features,
         count=count,
         steps=steps,
         guidance=guidance,
+        calibrate=calibrate,
         seed=seed,
         device=device,
         reading=_read_options(captions_from, caption_key),
@@ -756,18 +763,22 @@ def evaluate(
     with console.stages() as tell:
         found = verb.evaluate(settings, tell)
     if page is not None:
-        verb.write_report(found, page)
+        report.write_report(found, page)
         console.note(f"report: {page}")
     if json_rows:
         console.result_json(found.to_dict())
     else:
         names = [subject.name for subject in found.subjects]
-        console.table(["score", *names, "what it is"], verb.rows(found))
-        console.note(f"{found.count} pictures against {found.reference}; {found.features_note}")
+        console.table(["score", *names, "what it is"], report.rows(found))
+        if found.calibration:
+            console.table(report.calibration_columns(found), report.calibration_rows(found))
+        console.note(
+            f"{number_of(found.count, 'picture')} against {found.reference}; {found.features_note}"
+        )
         console.note("figures under different features or counts do not compare")
     for text in found.warnings:
         console.warn(text)
-    verb.hold(found, conditions)
+    scores.hold({subject.name: subject.scores for subject in found.measured()}, conditions)
 
 
 @app.command()

@@ -316,6 +316,34 @@ def flickr30k(folder: Path) -> None:
 
 
 @case(
+    "any list of `name.jpg<TAB>caption` or `name.jpg|caption`", "scripts", 5, first=("a red cat",)
+)
+def line_list(folder: Path) -> None:
+    names = fill(folder / "pics", 5, captions=False, suffix="jpg")
+    lines = [f"{name}|{caption(k)}\n" for k, name in enumerate(names)]
+    (folder / "list.txt").write_text("".join(lines))
+    (folder / "README.txt").write_text("Pictures of things.\n")
+
+
+@case("lists of captions as pandas writes them", "pandas `to_csv`", 4, captions=8)
+def pandas_lists(folder: Path) -> None:
+    rows = [
+        {"": k, "file_name": name, "captions": str([caption(k), f"{COLOURS[k]} thing"])}
+        for k, name in enumerate(fill(folder, 4, captions=False))
+    ]
+    (folder / "metadata.csv").write_text(table(rows))
+
+
+@case("names with `%20` for blanks", "crawlers", 4)
+def quoted_names(folder: Path) -> None:
+    (folder / "img").mkdir()
+    for k in range(4):
+        (folder / "img" / f"my picture {k}.png").write_bytes(png(k))
+    rows = [{"file_name": f"img/my%20picture%20{k}.png", "text": caption(k)} for k in range(4)]
+    (folder / "metadata.jsonl").write_text(json_lines(rows))
+
+
+@case(
     "COCO captions JSON", "COCO, CVAT, Label Studio", 8, captions=16, splits={"train": 6, "val": 2}
 )
 def coco(folder: Path) -> None:

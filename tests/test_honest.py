@@ -12,7 +12,10 @@ import pytest
 from t2i_cli import checkpoint, data, png
 from t2i_cli.data.splits import read_records, split_record
 from t2i_cli.errors import DataError
-from t2i_cli.evaluate import EvalSettings, Evaluation, chosen_scores, evaluate, report
+from t2i_cli.evaluate import EvalSettings, evaluate
+from t2i_cli.evaluation.report import report
+from t2i_cli.evaluation.results import Evaluation
+from t2i_cli.evaluation.scores import chosen_scores
 from tests.conftest import Cli
 from tests.toy_weights import save_toy
 
@@ -167,13 +170,13 @@ def test_kid_and_fid_need_no_captions(folder: Path, tmp_path: Path, cli: Cli) ->
     for path in folder.glob("*.png"):
         shutil.copy(path, plain)
     for subject, where in ((plain, folder), (plain, plain)):
-        found = measured(where, tmp_path / "cache", subject, scores="kid,fid,prdc")
-        assert np.isfinite(found.subjects[0].scores["fid"].value)
-    done = cli("eval", plain, folder, "--metrics", "kid,fid", "--json")
+        found = measured(where, tmp_path / "cache", subject, scores="kid,fd,prdc")
+        assert np.isfinite(found.subjects[0].scores["fd"].value)
+    done = cli("eval", plain, folder, "--metrics", "kid,fd", "--json")
     assert done.returncode == 0, done.stderr
     with pytest.raises(DataError, match="no picture with a prompt") as told:
         measured(folder, tmp_path / "cache", plain, scores="kid,text")
-    assert "--metrics kid,fid,prdc" in told.value.hint
+    assert "--metrics kid,fd,prdc" in told.value.hint
 
 
 def test_what_has_no_prompt_is_left_out_and_said(drawn: Path, folder: Path, tmp_path: Path) -> None:

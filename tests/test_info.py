@@ -111,7 +111,7 @@ def test_a_run_that_stopped(run: Path):
     assert told["left"] == "1 min 01 s"
     assert told["last save"] == "step 28"
     assert "step 28 of the flow stage" in told["model"]
-    assert told["samples"].startswith("1 grids, the last is")
+    assert told["samples"].startswith("1 grid, the last is")
     assert told["losses"] == "flow_loss 0.03333"
     assert [(stage.name, stage.rows) for stage in report.stages] == [
         ("contrastive", 10),

@@ -65,7 +65,7 @@ def test_vary_comes_near_and_goes_away(model):
     target = Toys().pixels[1]
     wishes = [Wish("a red ball", seed, steps=3) for seed in (100, 101)]
     runtime = model.runtime
-    given_back = finished(runtime._decode(runtime.latents(as_images(target[None])))[0])
+    given_back = finished(runtime.decode(runtime.latents(as_images(target[None])))[0])
 
     def distance(picture):
         return np.abs(

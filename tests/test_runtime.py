@@ -221,7 +221,7 @@ def test_a_start_of_its_own_and_how_far_to_go(weights):
     kept, near, far, anew = images_of(
         runtime, [dataclasses.replace(row, strength=share) for share in (0.0, 0.2, 0.8, 1.0)]
     )
-    assert np.abs(kept - runtime._decode(start[None])[0]).max() < 1e-5
+    assert np.abs(kept - runtime.decode(start[None])[0]).max() < 1e-5
     assert np.array_equal(anew, images_of(runtime, [Row(text, 1, steps=2)])[0])
     assert 0 < np.abs(near - kept).mean() < np.abs(far - kept).mean()
 

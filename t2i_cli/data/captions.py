@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import math
@@ -37,16 +38,11 @@ __all__ = [
 CAPTION_KEYS = ("captions", "caption", "text", "prompt", "description", "label")
 _INSTEAD = ("sentences", "tags", "tag_string", "raw")  # where a row has none of those
 FILE_KEYS = (
-    "file_name",
-    "filename",
-    "file",
-    "path",
-    "image",
-    "image_name",
-    "image_path",
-    "filepath",
+    *("file_name", "filename", "file", "path", "image", "image_name", "image_path", "filepath"),
+    *("file_path", "image_file", "image_filename", "img", "img_path"),
 )
 _MAX_CHARS = 2000  # of one caption; what is longer is cut, far beyond any model's context
+_MAX_LISTED = 20_000  # characters of a list that Python has printed
 _MAX_VALUE = 500  # characters of one attribute
 _MAX_ATTRIBUTES = 32
 _SHORT = 3  # words; lines of so few are tags rather than sentences
@@ -199,9 +195,8 @@ def from_row(row: Mapping[str, object], caption_key: str | None = None) -> tuple
 def from_value(value: object, *, tags: bool = False) -> tuple[str, ...]:
     """The captions of one value; a list of tags is one caption."""
     if isinstance(value, str) and value.lstrip().startswith("["):
-        listed = json_value(value)
-        if isinstance(listed, list):
-            value = cast("list[object]", listed)
+        listed = _listed(value)
+        value = value if listed is None else listed
     if isinstance(value, list | tuple):
         several = [
             cast("dict[str, object]", one).get("raw") if isinstance(one, dict) else one
@@ -210,6 +205,21 @@ def from_value(value: object, *, tags: bool = False) -> tuple[str, ...]:
         found = clean(several)
         return clean([", ".join(found)]) if tags else found
     return clean([value])
+
+
+def _listed(text: str) -> list[object] | None:
+    """A list written into a text, as JSON or as Python prints one; None where it is none.
+
+    >>> _listed('["a", "b"]'), _listed("['a', 'b']"), _listed("[a] in brackets")
+    (['a', 'b'], ['a', 'b'], None)
+    """
+    value = json_value(text)
+    if value is None and len(text) < _MAX_LISTED and "'" in text:
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    return cast("list[object]", value) if isinstance(value, list) else None
 
 
 def from_folder(name: str) -> tuple[str, ...]:
@@ -255,7 +265,7 @@ def attributes_of(row: Mapping[str, object], leave_out: Iterable[str] = ()) -> d
     out: dict[str, str] = {}
     unwanted = {*CAPTION_KEYS, *_INSTEAD, "split", *leave_out}
     for key, value in row.items():
-        if key.lower() in unwanted or key in unwanted or len(key) > 64:
+        if not key or key.lower() in unwanted or key in unwanted or len(key) > 64:
             continue
         if len(out) >= _MAX_ATTRIBUTES:
             break

@@ -97,6 +97,19 @@ class CaptionedImages:
         out = np.array([one <= last for one in order])
         return self._kept(rows[~out], rows[out], before)
 
+    def split_to_measure(self, val: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """As `split`, but where the data names a test split, that is what is held out.
+
+        Args:
+            val: as for `split`.
+            seed: as for `split`.
+
+        Returns:
+            Two int64 arrays of indices, train and held out; train is empty where all are of a test split.
+        """
+        test = self._where("test")
+        return (self._where(*TRAIN), test) if len(test) else self.split(val, seed)
+
     def _where(self, *splits: str) -> np.ndarray:
         """The indices of the pictures in these splits, int64, ascending."""
         inside = [index for index, split in enumerate(self.splits) if split in splits]

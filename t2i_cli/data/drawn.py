@@ -68,7 +68,7 @@ def load_drawn(
         raise DataError(
             f"{path}: no picture with a prompt was found",
             "give captions as for training, pictures of t2i sample with their metadata, or "
-            "--metrics kid,fid,prdc, which need none",
+            "--metrics kid,fd,prdc, which need none",
         )
     used = {record.name for record in records}
     problems = Problems()

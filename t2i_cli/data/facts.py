@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from t2i_cli.data.report import Record
+from t2i_cli.leftovers import hold, sweep
 
 __all__ = ["LEAST", "Facts", "Seen"]
 
 LEAST = 1000  # pictures; fewer are read again in seconds, and nothing is kept of them
 _FORMAT = 2  # raise it when a decoder sees a file otherwise
 _FRESH = 2.0  # s
+_PART = ".part"  # what is not finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +115,13 @@ class Facts:
         if len(wanted) < LEAST:
             return
         both: Mapping[str, bytes] = {**self._known, **self._new}
-        part = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}.part")
+        part = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}{_PART}")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
+            sweep(str(part.parent), lambda name: name.endswith(_PART))
             with part.open("wb") as file:
+                if not hold(file.fileno(), str(part)):
+                    return  # another one took it for a leftover
                 file.write(f"{_FORMAT}\n".encode())
                 file.writelines(_lines(wanted, both))
             part.replace(self._file)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from t2i_cli.data import tar, zip
+from t2i_cli.data import tar, zips
 from t2i_cli.data.own import RUN_FOLDERS, RUN_TEXTS, is_own_folder, is_run
 from t2i_cli.data.place import Place
 from t2i_cli.data.report import Problems
@@ -319,7 +319,7 @@ def list_archives(
 def _members(file: str, kind: str) -> Iterable[tuple[Member | Skipped | Ending, BinaryIO | None]]:
     """What an archive holds; with the stream to read texts from where it cannot be moved back later."""
     if kind == "zip":
-        for member in zip.members(Path(file), MAX_FILE_BYTES):
+        for member in zips.members(Path(file), MAX_FILE_BYTES):
             yield member, None
         return
     length = -1 if kind == "tgz" else os.stat(file).st_size  # noqa: PTH116

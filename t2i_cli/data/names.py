@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from t2i_cli.images import EXTRA_SUFFIXES, SUFFIXES
 
@@ -75,6 +76,10 @@ class Names:
         for one in tries:
             if (found := self._exact.get(one)) is not None:
                 return found
+        if "%" in name:  # as a browser writes a blank
+            plain = unquote(name)
+            if plain != name:
+                return self.find(plain, folder)
         bare = len(own) == 1
         for one in tries:
             if (found := self._unique(one, bare=bare)) is not None:

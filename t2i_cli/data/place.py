@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from t2i_cli.data import zip
+from t2i_cli.data import zips
 
 __all__ = ["Place"]
 
@@ -32,7 +32,7 @@ class Place:
             ValueError: cut off or broken.
         """
         if self.kind == "zip":
-            return zip.read(file, self.offset, self.size, self.packed)
+            return zips.read(file, self.offset, self.size, self.packed)
         file.seek(self.offset)
         data = file.read(self.size)
         if len(data) < self.size:

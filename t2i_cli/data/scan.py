@@ -131,6 +131,8 @@ def scan(
             in the report.
     """
     options = options or ReadOptions()
+    if progress:
+        progress(0, 0)
     paths = [Path(path)] if isinstance(path, Path | str) else [Path(one) for one in path]
     facts = [Facts(cache, one) for one in paths]
     sources = [
@@ -173,6 +175,8 @@ def look(
         if read.seen.sha256 and "pip install" not in read.seen.error:
             facts.note(record, read.seen)
         yield read
+    for _ in fresh:  # it says that it is done only when it is asked for more
+        pass
 
 
 def _told(

@@ -153,6 +153,7 @@ def unseen(images: Pictures, records: Sequence[dict[str, Any]]) -> np.ndarray | 
             _, held_out = images.split(float(record["val"]), int(record["seed"]))
             mine = np.zeros(len(rows), bool)
             mine[held_out] = True
+            mine |= np.array([split == "test" for split in images.splits], bool)
         elif record["data"] and record.get("last"):
             last, seed = bytes.fromhex(record["last"]), int(record["seed"])
             mine = np.array([order_of(seed, one) <= last for one in images.hashes], bool)

@@ -103,11 +103,13 @@ class _Block(nn.Module):
 class _SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: what is odd of the padding goes right and below."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, groups=self.groups)
+            return F.conv2d(input, self.weight, self.bias, 1, kernel // 2, groups=self.groups)
         # pad = (ceil(n / stride) - 1) stride + kernel - n
-        down, right = (max(-(-n // stride) * stride - stride + kernel - n, 0) for n in x.shape[-2:])
-        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+        down, right = (
+            max(-(-n // stride) * stride - stride + kernel - n, 0) for n in input.shape[-2:]
+        )
+        x = F.pad(input, (right // 2, right - right // 2, down // 2, down - down // 2))
         return F.conv2d(x, self.weight, self.bias, stride, groups=self.groups)

@@ -199,7 +199,7 @@ class Runtime(ABC):
         )
         strength = rows[0].strength
         if strength <= 0.0:
-            return self._decode(np.stack([_start(row) for row in rows]))
+            return self.decode(np.stack([_start(row) for row in rows]))
         if strength < 1.0:
             starts = np.stack([_start(row) for row in rows])
             noise = np.float32(1 - strength) * starts + np.float32(strength) * noise
@@ -219,7 +219,7 @@ class Runtime(ABC):
             return away + scale * (found - away)
 
         solved = solve(velocity, noise, rows[0].steps, strength)
-        return self._decode(solved.astype(np.float32))
+        return self.decode(solved.astype(np.float32))
 
     def _read_rows(self, rows: Sequence[Row], picked: Sequence[np.ndarray]) -> Read:
         config = self.config
@@ -274,8 +274,8 @@ class Runtime(ABC):
         return found, away
 
     @abstractmethod
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
-        """Latents (b, c, n, n) -> images (b, 4, r, r)."""
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents, float32 (b, c, n, n) -> images (b, 4, r, r)."""
 
     @abstractmethod
     def latents(self, images: np.ndarray) -> np.ndarray:

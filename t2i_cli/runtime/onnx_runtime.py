@@ -173,7 +173,8 @@ class OnnxRuntime(Runtime):
         found = self._velocity(*twice, np.concatenate(conditions), read)
         return found[: len(latents)], found[len(latents) :]
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents, float32 (b, c, n, n) -> images, float32 (b, 4, r, r)."""
         return self._run("decoder", {"latents": latents})[0]
 
     def latents(self, images: np.ndarray) -> np.ndarray:

@@ -159,7 +159,8 @@ class TorchRuntime(Runtime):
 
         return ReadReferences(*map(self._filled, (read.fine, read.coarse, read.mean)))
 
-    def _decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents, float32 (b, c, n, n) -> images, float32 (b, 4, r, r)."""
         import torch
 
         with torch.inference_mode():

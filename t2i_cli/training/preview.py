@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import checkpoint, images, metadata, metrics
+from t2i_cli import checkpoint, images, metadata
+from t2i_cli.evaluation import metrics
 from t2i_cli.pixels import to_pixels
 from t2i_cli.runtime import Row
 from t2i_cli.runtime.torch_runtime import TorchRuntime

@@ -231,6 +231,13 @@ class TestSplit:
         assert sorted([*train, *val]) == [0, 2, 4, 5]
         assert len(val) == 2
 
+    def test_what_is_named_test_is_what_is_measured_with(self, tmp_path):
+        got = self.named(tmp_path, ["train", "test", "val", "test", "train", "train"])
+        train, held_out = got.split_to_measure()
+        assert (train.tolist(), held_out.tolist()) == ([0, 4, 5], [1, 3])
+        got = self.named(tmp_path / "none", ["train", "val", "train"])
+        assert [one.tolist() for one in got.split_to_measure()] == [[0, 2], [1]]
+
     def test_all_of_a_test_split_is_refused(self, tmp_path):
         got = self.named(tmp_path, ["test"] * 3)
         with pytest.raises(DataError, match="never trained on"):

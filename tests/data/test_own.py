@@ -133,16 +133,16 @@ def test_runs_caches_and_exports_are_left_out(
         (folder / place).mkdir(parents=True)
         for name in names:
             (folder / place / name).write_bytes(png.encode(PIXELS) if name == "x.png" else b"x")
-    monkeypatch.setenv("T2I_CACHE", str(folder / "my cache"))
-    assert own_of(folder) == (
-        "cache/data/0123/",
-        "cache/ready/0123/",
-        "my cache/",
-        "runs/one/",
-        "toy-onnx/",
-    )
-    assert scan(folder).pairs == 24
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setenv("T2I_CACHE", str(folder / "my cache"))
+        assert own_of(folder) == (
+            "cache/data/0123/",
+            "cache/ready/0123/",
+            "my cache/",
+            "runs/one/",
+            "toy-onnx/",
+        )
+        assert scan(folder).pairs == 24
     shutil.rmtree(folder / "my cache")
     assert data.load(folder, 32).digest == before
 

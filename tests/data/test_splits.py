@@ -77,3 +77,54 @@ OLD = {"t2i.data": "d", "t2i.train_config": json.dumps({"val": 0.1, "seed": 4})}
 )
 def test_records_of_strangers(told: dict[str, str], records: list[dict[str, Any]]) -> None:
     assert read_records(told) == records
+
+
+# -- runs that went on with other pictures
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_run_kept_on_its_side_is_told_from_what_the_rule_says(seed: int) -> None:
+    before = pictures(100, "before")
+    train, held_out = before.split(0.2, seed)
+    sides = {before.hashes[row]: "train" for row in train}
+    sides |= {before.hashes[row]: "val" for row in held_out}
+    for grown in (pictures(400, "grown"), pictures(60, "shrunk")):
+        learned, outside = grown.split(0.2, seed, sides)
+        ever = {before.hashes[row] for row in train} | {grown.hashes[row] for row in learned}
+        record = json.loads(json.dumps(split_record(grown, 0.2, seed, ever)))
+        assert read_records({"t2i.splits": json.dumps([record])}) == [record]
+        for measured in (grown, before, pictures(1000, "other")):
+            found = unseen(measured, [record])
+            assert found is not None
+            known = {measured.hashes[row] for row in np.flatnonzero(found)}
+            assert not known & ever
+        found = unseen(grown, [record])
+        assert found is not None
+        assert found.sum() >= len(outside) - 10  # nearly all of what it holds out
+
+
+def test_a_picture_that_was_trained_on_before_it_was_named_held_out() -> None:
+    named = pictures(30, "named", ["train"] * 20 + ["val"] * 10)
+    record = split_record(named, 0.5, 3, set(named.hashes[:21]))
+    assert record["trained"] == [named.hashes[20][:16]]
+    found = unseen(named, [record])
+    assert found is not None and np.flatnonzero(found).tolist() == list(range(21, 30))
+
+
+def test_pictures_of_a_test_split_are_unseen() -> None:
+    named = pictures(40, "tests", ["train"] * 30 + ["test"] * 10)
+    record = split_record(named, 0.2, 3)
+    assert record["last"]  # nothing was named to be held out, so a share was
+    found = unseen(named, [record])
+    assert found is not None and found[30:].all() and found[:30].sum() == 6
+
+
+def test_too_many_exceptions_are_not_known() -> None:
+    many = pictures(20_000, "many")
+    assert split_record(many, 0.5, 0, set(many.hashes)) == UNKNOWN
+
+
+@pytest.mark.parametrize("trained", ["x", [3], [""], [["a"]], {"a": 1}, ["a"] * 5000])
+def test_a_list_of_strangers(trained: object) -> None:
+    told = [{"data": "d", "val": 0.1, "seed": 4, "last": "", "trained": trained}]
+    assert read_records({"t2i.splits": json.dumps(told)}) == [UNKNOWN]

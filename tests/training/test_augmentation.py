@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_cli.metrics import hue_name
+from t2i_cli.evaluation.colours import hue_name
 from t2i_cli.pixels import to_images
 from t2i_cli.training import augmentation as a
 from tests.toys import COLOURS, Toys

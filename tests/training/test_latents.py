@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from t2i_cli.metrics import hue_name
 from torch import Tensor, nn
 
 from t2i_cli.errors import OutputError
-from t2i_cli.metrics import hue_name
 from t2i_cli.models import Encoder, Generator, TextEncoder, encode
 from t2i_cli.pixels import to_images, to_pixels
 from t2i_cli.references import CANDIDATES, ReferenceStore, quantised_keys, quantised_latents
@@ -268,9 +268,7 @@ def test_text_features_are_read_once_and_again_where_the_encoder_changes(tmp_pat
     assert len(asked) == 2
     with torch.no_grad():
         encoder.head.weight.mul_(-1)
-    assert not torch.equal(
-        text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first
-    )
+    assert not torch.equal(text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first)
     assert len(asked) == 4
 
 

@@ -1,4 +1,4 @@
-"""Flickr8k and Flickr30k: ``captions.txt``, ``results.csv`` or ``*.token``, a line a caption, several a picture."""
+"""A line a caption: Flickr8k's ``captions.txt`` and ``*.token``, Flickr30k's ``results.csv``, or any such list."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _LINE = re.compile(
     r"""\s*"?(?P<image>[^\t|,;"]+?\.\w{3,5})"?(?:\#\d+)?\s*[\t,|;]\s*(?:\d+\s*\|\s*)?(?P<text>.+)$"""
 )
 _PROBE = 20  # lines that are looked at
+_FEW = 20  # texts of any name that are looked into
 _SPLITS = {"trainimages": "train", "devimages": "val", "testimages": "test"}
 
 
@@ -36,7 +37,7 @@ def read(listing: Listing, options: ReadOptions, problems: Problems) -> Found | 
                 records, faults = found
                 problems.update(faults)
                 _with_splits(place, records)
-                return Found(f"Flickr captions in {name}", records, texts=())
+                return Found(f"captions in {name}, a line each", records)
     return None
 
 
@@ -50,6 +51,7 @@ def _candidates(listing: Listing) -> list[str]:
             base in ("captions.txt", "results.csv", "results.txt")
             or base.endswith((".token", ".token.txt", ".lemma.token.txt"))
             or re.match(r"(flickr|results).*\.(csv|txt|token)$", base)
+            or (name in texts and len(texts) <= _FEW)
         ) and "images.txt" not in base:
             found.append(name)
     return sorted(found, key=lambda name: ("lemma" in name.lower(), name))

@@ -99,9 +99,12 @@ def read(listing: Listing, options: ReadOptions, problems: Problems) -> Found | 
         return None
     records, notes = records_of(listing, paired, options, problems)
     used = {text for texts in paired.values() for text in texts}
+    others = {name.rpartition(".")[0] for name in listing.foreign}  # they are told of themselves
     for text in listing.captions:
-        if text not in used and PurePosixPath(text).stem.lower() not in _NOTES:
-            _stray(listing, text, problems)
+        stem = text.rpartition(".")[0]
+        if text in used or stem in others or PurePosixPath(text).stem.lower() in _NOTES:
+            continue
+        problems.add("stray-caption-file", text)
     phrase = "images with a caption file each" if paired else "images without captions"
     return Found(phrase, records, notes=notes)
 
@@ -144,6 +147,7 @@ def records_of(
     several = any(len(one.lines) > 1 for one in texts.found.values())
     keys: dict[str, None] = {}
     records: list[Record] = []
+    say = mend or _mender(listing)
     for image in listing.images:
         names = paired.get(image, [])
         captions, row = _captions(texts, names, how, options.caption_key, keys)
@@ -152,7 +156,6 @@ def records_of(
             told = words.attributes_of(row, (options.caption_key or "",))
             records.append(Record(image, captions, listing.place(image), split, told))
         elif not texts.broken.intersection(names):
-            say = mend or _mender(listing)
             problems.add("no-caption", image, mend=say(image))
     for name, images in owners.items():
         if len(images) > 1:
@@ -185,16 +188,9 @@ def _captions(
     return (told if caption_key and row else words.clean(lines + told)), row
 
 
-def _stray(listing: Listing, text: str, problems: Problems) -> None:
-    """A caption file without a picture that is read; its picture may be in another format."""
-    stem = text.rpartition(".")[0]
-    other = next((name for name in listing.foreign if name.rpartition(".")[0] == stem), "")
-    if not other:
-        problems.add("stray-caption-file", text)
-
-
 def _mender(listing: Listing) -> Callable[[str], str]:
     """What to do about a picture without a caption."""
+    texts = frozenset(listing.captions)
 
     def mend(image: str) -> str:
         stem = image.rpartition(".")[0]
@@ -202,7 +198,7 @@ def _mender(listing: Listing) -> Callable[[str], str]:
             table = listing.tables[0]
             suffix = PurePosixPath(table).suffix
             return f"if {table} holds the captions, name it metadata{suffix}"
-        if f"{stem}.txt" in listing.captions:
+        if f"{stem}.txt" in texts:
             return f"write a caption into {stem}.txt"
         if listing.containers:
             return f"add {stem.partition('/')[2]}.txt to the archive"

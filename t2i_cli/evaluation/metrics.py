@@ -1,4 +1,4 @@
-"""Scores of pictures and captions: features and pixels in, numbers out; no networks, no files.
+"""Scores of pictures and captions: features in, numbers out; no networks, no files.
 
 Features are float tensors, one row a picture or a caption; scores are computed in float64. Whatever
 is drawn at random is drawn from a seed. An `Estimate` is a value with the half-width of its 95%
@@ -8,24 +8,17 @@ confidence interval.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
-    "COLOURS",
     "Estimate",
     "Neighbours",
-    "caption_colour",
-    "colour_accuracy",
-    "colour_names",
     "diversity",
-    "fid",
-    "hue_name",
+    "fd",
     "image_text_similarity",
     "kid",
     "mean_estimate",
@@ -36,17 +29,6 @@ __all__ = [
     "retrieval_hits",
 ]
 
-COLOURS = (
-    "black", "gray", "white", "red", "orange", "yellow",
-    "green", "teal", "blue", "purple", "pink", "brown",
-)  # fmt: skip
-_COLOUR_WORDS = {
-    **{name: name for name in COLOURS},
-    "grey": "gray",
-    "violet": "purple",
-    "turquoise": "teal",
-    "cyan": "teal",
-}
 _ROWS = 1024  # rows of a distance matrix held at a time
 _Z95 = 1.959963984540054  # half-width of a 95% interval, in standard errors
 
@@ -100,27 +82,27 @@ def kid(
         seed: of the subsets.
     """
     real, fake = _rows(real, "real", 2), _rows(fake, "fake", 2)
-    value = _mmd(real, fake)
     smaller = min(len(real), len(fake))
     size = min(subset_size, smaller // 2)
     if size < 2 or subsets < 2:
-        return Estimate(value, math.nan, len(fake))
+        subsets = 0
     draw = torch.Generator().manual_seed(seed)
-    drawn = torch.tensor(
-        [
-            _mmd(
-                real[torch.randperm(len(real), generator=draw)[:size]],
-                fake[torch.randperm(len(fake), generator=draw)[:size]],
-            )
-            for _ in range(subsets)
-        ],
-        dtype=torch.float64,
-    )
+    # row 0 is all pictures, each further one a subset: 1 where a picture is in it
+    chosen = [torch.zeros(1 + subsets, len(rows), dtype=torch.float64) for rows in (real, fake)]
+    for rows in chosen:
+        rows[0] = 1
+    for i in range(1, 1 + subsets):
+        for rows in chosen:
+            rows[i, torch.randperm(rows.shape[1], generator=draw)[:size]] = 1
+    found = _mmd(real, fake, *chosen)
+    if not subsets:
+        return Estimate(float(found[0]), math.nan, len(fake))
     share = size / smaller
-    return Estimate(value, _Z95 * float(drawn.std()) * math.sqrt(share / (1 - share)), len(fake))
+    error = _Z95 * float(found[1:].std()) * math.sqrt(share / (1 - share))
+    return Estimate(float(found[0]), error, len(fake))
 
 
-def fid(real: Tensor, fake: Tensor, *, resamples: int = 10, seed: int = 0) -> Estimate:
+def fd(real: Tensor, fake: Tensor, *, resamples: int = 10, seed: int = 0) -> Estimate:
     """Frechet distance of the two Gaussians fitted to the features (Heusel et al. 2017, eq. 6).
 
     It falls with the number of pictures, so figures compare only at the same count; `kid` does not.
@@ -318,113 +300,6 @@ def image_text_similarity(image_features: Tensor, text_features: Tensor) -> Esti
     )
 
 
-# --- colour --------------------------------------------------------------------------------------
-
-
-def colour_names(pixels: np.ndarray) -> np.ndarray:
-    """Every pixel's colour as an index into `COLOURS`: uint8 (..., 3 or more) -> int8 (...)."""
-    red, green, blue = (pixels[..., i].astype(np.float32) / 255 for i in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    chroma = value - np.minimum(np.minimum(red, green), blue)
-    saturation = chroma / np.maximum(value, 1e-6)
-    lightness = value - chroma / 2
-    safe = np.maximum(chroma, 1e-6)
-    hue = np.select(
-        [value == red, value == green],
-        [(green - blue) / safe % 6, (blue - red) / safe + 2],
-        (red - green) / safe + 4,
-    )
-    hue = hue * 60  # degrees
-    index = {name: i for i, name in enumerate(COLOURS)}
-    bounds = [
-        (14, "red"),
-        (40, "orange"),
-        (68, "yellow"),
-        (160, "green"),
-        (190, "teal"),
-        (252, "blue"),
-        (292, "purple"),
-        (346, "pink"),
-    ]
-    name = np.select(
-        [hue < limit for limit, _ in bounds], [index[word] for _, word in bounds], index["red"]
-    ).astype(np.int8)
-    name[(hue >= 178) & (hue < 190) & (value > 0.75)] = index["blue"]
-    warm = (hue >= 5) & (hue < 52)
-    name[warm & (hue < 20) & (saturation > 0.7) & (value > 0.7)] = index["red"]
-    name[warm & (value < 0.70) & (name != index["red"])] = index["brown"]
-    name[(name == index["red"]) & warm & (value < 0.55)] = index["brown"]
-    name[warm & (value < 0.82) & (saturation < 0.62)] = index["brown"]
-    name[(name == index["red"]) & (lightness > 0.72)] = index["pink"]
-    name[(name == index["pink"]) & (value < 0.55)] = index["purple"]
-    plain = (
-        (chroma < 0.10)
-        | (saturation < 0.14)
-        | ((chroma < 0.14) & (value < 0.75) & (saturation < 0.22))
-    )
-    name[plain] = index["gray"]
-    name[plain & (value > 0.90)] = index["white"]
-    name[(value < 0.20) | (plain & (value < 0.32)) | ((value < 0.30) & (chroma < 0.12))] = index[
-        "black"
-    ]
-    return name
-
-
-def hue_name(pixels: np.ndarray, *, share: float = 0.5) -> str | None:
-    """The one named colour of a picture, or None where no colour covers ``share`` of its body.
-
-    The body is what is opaque; in a picture without alpha, what differs from the colour of its
-    border. Black lines around coloured shapes do not count.
-
-    Args:
-        pixels: uint8 (h, w, 4), straight alpha, or (h, w, 3).
-        share: of the body that the colour must cover, 0 to 1.
-    """
-    if pixels.shape[-1] == 4:
-        body = pixels[..., 3] > 127
-    else:
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        body = np.abs(pixels.astype(np.int16) - np.median(border, axis=0)).max(-1) > 24
-        if body.mean() < 0.02:
-            body = np.ones(body.shape, bool)
-    if body.sum() < max(4, body.size // 200):
-        return None
-    counts = np.bincount(colour_names(pixels[body]), minlength=len(COLOURS)).astype(np.float64)
-    black = COLOURS.index("black")
-    if counts[black] < 0.5 * counts.sum():
-        counts[black] = 0
-    best = int(counts.argmax())
-    return COLOURS[best] if counts[best] >= share * counts.sum() else None
-
-
-def caption_colour(caption: str) -> str | None:
-    """The one colour that a caption gives to a thing, or None where it names none or several.
-
-    A colour is an adjective: the last word of a caption is a thing ("an orange"), and so is the
-    last word before a comma.
-
-    >>> caption_colour("a red cat, flat icon"), caption_colour("an orange")
-    ('red', None)
-    >>> caption_colour("a red and white cat") is None
-    True
-    """
-    found: set[str] = set()
-    for part in caption.lower().split(","):
-        words = re.findall(r"[a-z]+", part)
-        found.update(_COLOUR_WORDS[word] for word in words[:-1] if word in _COLOUR_WORDS)
-    return found.pop() if len(found) == 1 else None
-
-
-def colour_accuracy(pixels: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str]) -> Estimate:
-    """Share of the pictures whose caption names one colour that have it; see `hue_name`."""
-    asked = [(i, colour) for i, colour in enumerate(map(caption_colour, captions)) if colour]
-    return mean_estimate(
-        torch.tensor(
-            [float(hue_name(pixels[i]) == colour) for i, colour in asked], dtype=torch.float64
-        )
-    )
-
-
 # --- the arithmetic ------------------------------------------------------------------------------
 
 
@@ -436,23 +311,30 @@ def _rows(features: Tensor, name: str, least: int) -> Tensor:
     return features.detach().double().cpu()
 
 
-def _mmd(real: Tensor, fake: Tensor) -> float:
-    """Unbiased squared MMD of features (n, d), (m, d) under the cubic kernel."""
-    n, m = len(real), len(fake)
-    within_real = (
-        _kernel_sum(real, real) - float(_cubic(real.square().sum(1) / real.shape[1]).sum())
-    ) / (n * (n - 1))
-    within_fake = (
-        _kernel_sum(fake, fake) - float(_cubic(fake.square().sum(1) / fake.shape[1]).sum())
-    ) / (m * (m - 1))
-    return within_real + within_fake - 2 * _kernel_sum(real, fake) / (n * m)
+def _mmd(real: Tensor, fake: Tensor, real_in: Tensor, fake_in: Tensor) -> Tensor:
+    """Unbiased squared MMD (s,) under the cubic kernel, of s subsets of features (n, d), (m, d).
+
+    ``real_in`` (s, n) and ``fake_in`` (s, m) are 1 where a row is in a subset, else 0, so that each kernel
+    is computed once whatever the number of subsets.
+    """
+
+    def within(rows: Tensor, inside: Tensor) -> Tensor:
+        count = inside.sum(1)
+        diagonal = inside @ _cubic(rows.square().sum(1) / rows.shape[1])
+        return (_kernel_sums(rows, rows, inside, inside) - diagonal) / (count * (count - 1))
+
+    across = _kernel_sums(real, fake, real_in, fake_in) / (real_in.sum(1) * fake_in.sum(1))
+    return within(real, real_in) + within(fake, fake_in) - 2 * across
 
 
-def _kernel_sum(left: Tensor, right: Tensor) -> float:
-    return sum(
-        float(_cubic(left[i : i + _ROWS] @ right.T / left.shape[1]).sum())
-        for i in range(0, len(left), _ROWS)
-    )
+def _kernel_sums(left: Tensor, right: Tensor, left_in: Tensor, right_in: Tensor) -> Tensor:
+    """Sums (s,) of the kernel over the pairs of each subset."""
+    total = torch.zeros(len(left_in), dtype=torch.float64)
+    for start in range(0, len(left), _ROWS):
+        rows = slice(start, start + _ROWS)
+        kernel = _cubic(left[rows] @ right.T / left.shape[1])
+        total += ((left_in[:, rows] @ kernel) * right_in).sum(1)
+    return total
 
 
 def _cubic(products: Tensor) -> Tensor:

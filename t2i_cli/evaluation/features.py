@@ -1,6 +1,6 @@
 """Pixels and captions -> features, by an encoder that has a name.
 
-The names: `own`, a folder or `hf:ID` of a transformers model, an ONNX file.
+The names: `own`, `lite0`, a folder or `hf:ID` of a transformers model, an ONNX file.
 
 Figures under different encoders do not compare, so an `Encoder` carries its name, what it does to a
 picture, and a key that changes with its weights.
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2i_cli import libraries
-from t2i_cli.checkpoint.evaluation import evaluation_file
+from t2i_cli.checkpoint.evaluation import evaluation_file, load_lite0
 from t2i_cli.checkpoint.weights import load_tensors
 from t2i_cli.errors import DeviceError, UsageError, WeightsError
 from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inputs
@@ -29,6 +29,7 @@ from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inp
 __all__ = ["Encoder", "load_encoder", "own_weights"]
 
 _BATCH = 128  # pictures at a time
+_LITE0_BATCH = 32  # of EfficientNet-Lite0; its early maps of more fall out of a CPU's cache
 
 
 class Pictures(Protocol):
@@ -80,7 +81,7 @@ def load_encoder(name: str = "own", device: str = "cpu") -> Encoder:
     """An encoder by its name.
 
     Args:
-        name: `own`; a folder of a transformers image model; `hf:ID`, which may be downloaded; or an
+        name: `own`; `lite0`; a folder of a transformers image model; `hf:ID`, which may be downloaded; or an
             ONNX file that takes pictures (n, 3, h, w) in [-1, 1] and gives features (n, d).
         device: where it computes.
 
@@ -90,6 +91,8 @@ def load_encoder(name: str = "own", device: str = "cpu") -> Encoder:
     """
     if name == "own":
         return _own(own_weights(), device)
+    if name == "lite0":
+        return _lite0(device)
     if name.startswith("hf:"):
         return _transformers(name.removeprefix("hf:"), device, local=False)
     path = Path(name)
@@ -101,7 +104,7 @@ def load_encoder(name: str = "own", device: str = "cpu") -> Encoder:
         return _own(path, device)
     raise UsageError(
         f"--features {name}: no such encoder",
-        "use own, a folder of a transformers model, hf:ID, or an .onnx file",
+        "use own, lite0, a folder of a transformers model, hf:ID, or an .onnx file",
     )
 
 
@@ -132,6 +135,23 @@ def _own(path: Path, device: str) -> Encoder:
         pictures,
         shared,
         texts,
+    )
+
+
+def _lite0(device: str) -> Encoder:
+    network = load_lite0(device)
+
+    def pictures(pixels: Tensor) -> Tensor:
+        images = _on_white(pixels.to(device)) * 2 - 1
+        return torch.cat([network.features(part) for part in images.split(_LITE0_BATCH)])
+
+    path = evaluation_file("lite0.safetensors", "install t2i-cli again")
+    return Encoder(
+        "lite0",
+        "EfficientNet-Lite0 trained on ImageNet, which a perceptual loss may look through too; "
+        f"pictures at {network.size} px (bilinear) on white",
+        hashlib.sha256(path.read_bytes() + bytes(str(network.size), "ascii")).hexdigest(),
+        pictures,
     )
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from t2i_cli import report_page as page
+from t2i_cli.evaluation import page
 from t2i_cli.images import decode
 
 

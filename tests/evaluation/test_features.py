@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from t2i_cli.encoders import load_encoder, own_weights
 from t2i_cli.errors import UsageError, WeightsError
+from t2i_cli.evaluation.features import load_encoder, own_weights
 from t2i_cli.models.eval_encoder import EvalEncoder, hash_words, pictures_to_inputs
 
 RECIPE = {

@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2i_cli.metrics import (
+from t2i_cli.evaluation.colours import (
     COLOURS,
-    Estimate,
     caption_colour,
     colour_accuracy,
     colour_names,
-    diversity,
-    fid,
     hue_name,
+)
+from t2i_cli.evaluation.metrics import (
+    Estimate,
+    diversity,
+    fd,
     image_text_similarity,
     kid,
     mean_estimate,
@@ -82,14 +84,37 @@ def test_kid_agrees_with_torchmetrics() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fid_agrees_with_torchmetrics() -> None:
+def test_kid_takes_its_interval_from_subsets() -> None:
+    """Against the kernels of each subset, one after the other, as the paper writes them."""
+    real, fake = normal(30, 6, 1).double(), normal(21, 6, 2).double() * 1.3
+
+    def mmd(x: Tensor, y: Tensor) -> float:
+        xx, yy, xy = ((a @ b.T / 6 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        n, m = len(x), len(y)
+        inside = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+        return float(inside - 2 * xy.mean())
+
+    draw = torch.Generator().manual_seed(5)
+    drawn = [
+        mmd(*(x[torch.randperm(len(x), generator=draw)[:8]] for x in (real, fake)))
+        for _ in range(12)
+    ]
+    found = kid(real, fake, subsets=12, subset_size=8, seed=5)
+    share = 8 / 21
+    error = 1.959963984540054 * float(torch.tensor(drawn).double().std())
+    assert found.value == pytest.approx(mmd(real, fake), rel=1e-10)
+    assert found.error == pytest.approx(error * math.sqrt(share / (1 - share)), rel=1e-6)
+    assert math.isnan(kid(real, fake, subsets=0).error)
+
+
+def test_fd_agrees_with_torchmetrics() -> None:
     real, fake = normal(300, seed=1), normal(200, seed=2, shift=0.3, spread=1.5)
     metric = reference("fid", "FrechetInceptionDistance")(feature=Features()).set_dtype(
         torch.float64
     )
     metric.update(real, real=True)
     metric.update(fake, real=False)
-    assert fid(real, fake).value == pytest.approx(float(metric.compute()), rel=1e-4)
+    assert fd(real, fake).value == pytest.approx(float(metric.compute()), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -126,7 +151,7 @@ def test_kid_is_unbiased_and_its_interval_holds_it() -> None:
     assert sum(item.low <= 0 <= item.high for item in found) >= 50
 
 
-def test_fid_of_gaussians_is_the_formula_of_the_moments() -> None:
+def test_fd_of_gaussians_is_the_formula_of_the_moments() -> None:
     """Diagonal covariances: |m - m'|^2 + sum of (s - s')^2."""
     spread = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     base = normal(400, 3)
@@ -134,12 +159,12 @@ def test_fid_of_gaussians_is_the_formula_of_the_moments() -> None:
     values, vectors = torch.linalg.eigh(base.T @ base / 399)
     white = base @ vectors / values.sqrt()  # moments exactly 0 and 1
     expected = 3 * 0.25 + float((1 - spread).square().sum())
-    assert fid(white, white * spread + 0.5).value == pytest.approx(expected, rel=1e-9)
-    assert fid(white, white).value == pytest.approx(0, abs=1e-9)
+    assert fd(white, white * spread + 0.5).value == pytest.approx(expected, rel=1e-9)
+    assert fd(white, white).value == pytest.approx(0, abs=1e-9)
 
 
-def test_fewer_pictures_than_dimensions_give_a_finite_fid() -> None:
-    assert 0 < fid(normal(5, 12, 1), normal(4, 12, 2)).value < 1e3
+def test_fewer_pictures_than_dimensions_give_a_finite_fd() -> None:
+    assert 0 < fd(normal(5, 12, 1), normal(4, 12, 2)).value < 1e3
 
 
 def test_retrieval_is_the_mean_over_every_pool() -> None:
@@ -161,14 +186,14 @@ def test_retrieval_is_the_mean_over_every_pool() -> None:
 
 def test_distances_grow_with_the_distance() -> None:
     real = normal(200, seed=1)
-    for score in (kid, fid):
+    for score in (kid, fd):
         values = [score(real, normal(200, seed=2, shift=shift)).value for shift in (0, 0.3, 1, 3)]
         assert values == sorted(values)
 
 
 def test_seeds_repeat_and_intervals_shrink() -> None:
     real, fake = normal(600, seed=1), normal(600, seed=2, shift=0.4)
-    for score in (kid, fid):
+    for score in (kid, fd):
         assert score(real, fake, seed=3) == score(real, fake, seed=3)
         assert score(real, fake).error < score(real[:100], fake[:100]).error
 
