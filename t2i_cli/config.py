@@ -183,28 +183,23 @@ class ModelConfig:
         )
         for name in ("encoder_channels", "decoder_channels", "channels", "image_encoder_channels"):
             fields[name] = _int_tuple(fields[name], name)
-        told = cast("list[object]", fields["attributes"])
-        _check(
-            isinstance(told, list) and len(told) <= 16,
-            "attributes",
-            type(told).__name__,
-            "a short list",
-        )
+        told = _short_list(fields["attributes"], "attributes", 16)
         fields["attributes"] = tuple(_attribute(one) for one in told)
         return cls(**fields)
 
 
 def _attribute(data: object) -> Attribute:
     fields = _typed_fields(Attribute, data, "config.attributes")
-    values = cast("list[object]", fields["values"])
-    listed = isinstance(values, list) and len(values) <= 1000
-    _check(
-        listed and all(isinstance(one, str) for one in values),
-        "attributes",
-        "values",
-        "a list of strings",
-    )
+    values = _short_list(fields["values"], "attributes", 1000)
+    _check(all(isinstance(one, str) for one in values), "attributes", "values", "strings")
     return Attribute(fields["name"], tuple(cast("list[str]", values)), fields["default"])
+
+
+def _short_list(value: object, name: str, most: int) -> list[object]:
+    _check(isinstance(value, list), name, type(value).__name__, "a list")
+    listed = cast("list[object]", value)
+    _check(len(listed) <= most, name, len(listed), f"{most} at most")
+    return listed
 
 
 @dataclass(frozen=True)

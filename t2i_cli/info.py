@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from t2i_cli import checkpoint, images, metadata
 from t2i_cli.errors import DataError, InputError, WeightsError, visible
+from t2i_cli.solver import DEFAULT_GUIDANCE
 from t2i_cli.wording import number_of
 
 __all__ = ["InfoReport", "Stage", "info", "sparkline"]
@@ -443,11 +444,14 @@ def _picture(path: Path) -> InfoReport:
     return InfoReport("picture", path, facts, details)
 
 
-def _of_sheet(prompt: str, seed: int, count: int, negative: str, guidance: float) -> str:
+def _of_sheet(
+    prompt: str, seed: int, count: int, negative: str, guidance: float, attributes: str
+) -> str:
     """A row of a sheet in words."""
     without = f", without {negative}" if negative else ""
-    strong = f", guidance {_figure(guidance)}" if guidance != 1.0 else ""
-    return f"{prompt} ({number_of(count, 'picture')} from seed {seed}{without}{strong})"
+    strong = f", guidance {_figure(guidance)}" if guidance != DEFAULT_GUIDANCE else ""
+    asked = f", {attributes}" if attributes else ""
+    return f"{prompt} ({number_of(count, 'picture')} from seed {seed}{without}{strong}{asked})"
 
 
 # -- numbers and texts ----------------------------------------------------------------------------

@@ -113,6 +113,9 @@ class Generator(nn.Module):
         config: of the model; `config.channels` are the widths at the latents' cells and at half of that grid.
     """
 
+    text_mean: Tensor  # (d,), of the captions' text features
+    text_whiten: Tensor  # (d, d)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

@@ -166,7 +166,7 @@ def _fill(
     """Write the latents of a plan; recolours that do not fit the picture are left out."""
     kept: list[tuple[int, int]] = []
     words = list(COLOURS)
-    shape: tuple[int, ...] = ()
+    shape = (0, 0, 0)
     for start in range(0, len(plan), BATCH):
         part = plan[start : start + BATCH]
         rows = indices[[place for place, *_ in part]]
@@ -187,7 +187,7 @@ def _fill(
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         latents = encoder(images)[fits.to(device)].to(torch.float16).cpu().numpy()
         file.write(np.ascontiguousarray(latents).data)
-        shape = latents.shape[1:]
+        shape = (latents.shape[1], latents.shape[2], latents.shape[3])
         kept += [
             (place, to) for (place, _, _, to), fit in zip(part, fits.tolist(), strict=True) if fit
         ]

@@ -206,6 +206,7 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     attributes = _attributes(run)
     attribute_weights(config.attribute_weights, attributes)  # a slip is told before the first step
     torch.manual_seed(config.seed)
+    loaded: checkpoint.LoadedModel | None = None
     if resumed and (run.out / "model.safetensors").is_file():
         # its weights come with the state; what they started from may be another model by now
         info = checkpoint.read_info(run.out / "model.safetensors")
@@ -260,7 +261,7 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
         progress=_progress(run),
         warm=run.warm,
     )
-    if settings.init is not None and not resumed:
+    if loaded is not None:
         told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
         run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         yield from _tune_where_blurred(run)

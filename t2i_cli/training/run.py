@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli import data
 from t2i_cli.config import TrainConfig
+from t2i_cli.data import CaptionedImages, ReadOptions
 from t2i_cli.signals import StopRequest
 from t2i_cli.tokenizer import Tokenizer
 from t2i_cli.training import changes, distributed
@@ -41,7 +41,7 @@ class TrainSettings:
     prompts: list[str] | None = None  # of the sample grids; held-out captions where there are none
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
-    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
+    reading: ReadOptions = field(default_factory=ReadOptions)  # how the data is read
     attributes: tuple[str, ...] | None = (
         None  # columns that are conditions; None: style, where it is there
     )
@@ -94,7 +94,7 @@ class Run:
         self.keep_sides = False  # the pictures have changed since the run was started
         self.once_trained: set[str] = set()  # SHA-256 of pictures that are no longer there
         self.changed = False  # what it is resumed with: the pictures or the budget
-        self.pictures: data.CaptionedImages
+        self.pictures: CaptionedImages
         self.tokenizer: Tokenizer
         self.words: Words
         self.teacher: Teacher | None = None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2i_cli.config import Attribute
 from t2i_cli.errors import UsageError
-from t2i_cli.models import ReadReferences, TextEncoding
+from t2i_cli.models import Generator, ReadReferences, TextEncoding
 from t2i_cli.references import CANDIDATES, COUNT
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.batches import seed_for
@@ -127,6 +127,7 @@ class Flow(Stage):
         first = self.features[self.caption_ids[:, 0]].float()
         if not self.images:  # a resumed stage has learned with what it began with
             for network in (generator, self.averages["generator"]):
+                assert isinstance(network, Generator)
                 network.whiten(first[:count].to(self.device))
         self.attributes = batches.attributes(networks.config.attributes)[:count]
         self.store = make_store(

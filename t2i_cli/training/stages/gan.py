@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i_cli.models import Discriminator, TextEncoding
+from t2i_cli.models import Discriminator, Generator, TextEncoding
 from t2i_cli.training import distributed, losses
 from t2i_cli.training.augmentation import augment, random_background
 from t2i_cli.training.batches import Batch
@@ -121,6 +121,7 @@ class Gan(Stage):
                 captions, batches.tokens, self.networks.text_encoder, self.material.cache
             )
             for network in (self.networks.generator, self.averages["generator"]):
+                assert isinstance(network, Generator)
                 network.whiten(features.to(self.device).float())
         yield from ()
 
