@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from t2i_cli.config import Attribute
-from t2i_cli.evaluation.metrics import hue_name
+from t2i_cli.evaluation.colours import hue_name
 from t2i_cli.training.augmentation import colour_of
 from t2i_cli.training.batches import Batches, seed_for
 from tests.toys import STYLE, Toys, toy_tokenizer

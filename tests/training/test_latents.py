@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i_cli.errors import OutputError
-from t2i_cli.evaluation.metrics import hue_name
+from t2i_cli.evaluation.colours import hue_name
 from t2i_cli.models import Encoder, Generator, TextEncoder, encode
 from t2i_cli.pixels import to_images, to_pixels
 from t2i_cli.references import CANDIDATES, ReferenceStore, quantised_keys, quantised_latents
