@@ -18,7 +18,9 @@ import torch
 
 from t2i_cli import checkpoint, config, images
 from t2i_cli import train as train_module
-from t2i_cli.config import TrainConfig
+from t2i_cli.config import TrainConfig, learning_rates
+from t2i_cli.data import load
+from t2i_cli.data.splits import read_records, unseen
 from t2i_cli.errors import Stopped, T2IError, TrainingError, UsageError
 from t2i_cli.info import info
 from t2i_cli.models import one_step
@@ -221,7 +223,7 @@ def test_changed_data_and_settings_are_told(folder: Path, tmp_path: Path) -> Non
     run = tmp_path / "run"
     ends(settings(folder, run, config={"steps": 3}))
     with pytest.raises(UsageError, match=r"--lr was 0\.0009 and is 0\.0018 now") as caught:
-        ends(settings(folder, run, resume=True, config={"steps": 3, "lr": 0.0018}))
+        ends(settings(folder, run, resume=True, config={"steps": 3, **learning_rates(0.0018)}))
     assert caught.value.hint == "leave out --lr, or give another -o"
     (run / "data.json").unlink()
     (folder_of_twenty := tmp_path / "twenty").mkdir()
@@ -284,8 +286,16 @@ def test_new_pictures_are_told_and_used_and_keep_their_sides(folder: Path, tmp_p
     assert len(after) == len(before) + 5
     assert all(after[sha256] == side for sha256, side in before.items() if sha256 in after)
     assert sum(side == "train" for sha256, side in after.items() if sha256 not in before) >= 3
+    records = read_records(checkpoint.read_info(run / "model.safetensors").metadata)
+    ever = {sha256 for told in (before, after) for sha256, side in told.items() if side == "train"}
+    for place in (data, folder):  # as it is now and as it was: what was trained on once is seen
+        pictures = load(place, 32, cache=tmp_path / "cache")
+        found = unseen(pictures, records)
+        assert found is not None and found.any()
+        assert not ever & {pictures.hashes[row] for row in np.flatnonzero(found)}
     told = ends(settings(data, run, resume=True, config={"steps": 6, "val": 0.2}))
     assert not any("since the run was started" in text for text in texts(told))
+    assert read_records(checkpoint.read_info(run / "model.safetensors").metadata) == records
     again = {row[1]: row[2] for row in json.loads((run / "data.json").read_text())["pictures"]}
     assert again == after
 
