@@ -524,6 +524,8 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(
         f"{run.pictures.report.layout}: {number_of(len(run.learned_from), 'picture')} to learn from{held}"
     )
+    for problem in run.pictures.report.errors:
+        yield Message(f"left out: {problem.text}")
     run.given = _given(run)
     state = _last_state(run) if settings.resume else None
     if state is not None and run.first:
