@@ -214,9 +214,9 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, captioned_folder: Pa
     few.mkdir()
     (few / "a.png").write_bytes((captioned_folder / "red-ball-0.png").read_bytes())
     (few / "a.txt").write_text("a red ball", encoding="utf-8")
-    with pytest.raises(DataError, match="1 pictures are too few"):
+    with pytest.raises(DataError, match="1 picture is too few"):
         measured(tmp_path, captioned_folder, where=few)
-    with pytest.raises(DataError, match="1 pictures are too few"):
+    with pytest.raises(DataError, match="1 picture is too few"):
         measured(tmp_path, few, where=captioned_folder)
     with pytest.raises(WeightsError):
         measured(tmp_path, tmp_path / "absent.safetensors", where=captioned_folder)
