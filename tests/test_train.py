@@ -300,6 +300,19 @@ def test_new_pictures_are_told_and_used_and_keep_their_sides(folder: Path, tmp_p
     assert again == after
 
 
+def test_what_is_left_out_is_told(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    (data / "03.png").write_bytes(b"junk")
+    (data / "05.txt").unlink()
+    small = {"steps": 1, "contrastive": 0.0, "flow": 0.0}
+    told = texts(ends(settings(data, tmp_path / "run", config=small)))
+    assert any(text.startswith("left out: 1 image has no caption (05.png") for text in told)
+    assert any(text.startswith("left out: 1 file cannot be read (03.png") for text in told)
+    report = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert [problem["kind"] for problem in report["problems"]] == ["no-caption", "unreadable"]
+
+
 @pytest.mark.parametrize("bad", ["data", "init"])
 def test_a_run_that_never_began_leaves_no_folder(folder: Path, tmp_path: Path, bad: str) -> None:
     empty = tmp_path / "empty"
