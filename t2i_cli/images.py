@@ -8,15 +8,18 @@ names the file.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
 from t2i_cli.errors import DataError, visible
@@ -425,12 +428,23 @@ def _header(data: bytes, name: str) -> Image.Image:
     # Pillow makes room for a WebP's whole canvas when it opens it; the JPEG XL plugin decodes
     _check_size(*webp_size(data), name)
     formats = FORMATS
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        _quiet_libtiff()
     if extra := extra_format(data):
         _check_size(*jxl_size(data), name)
         formats = (_with_extra(extra, name),)
     image = Image.open(io.BytesIO(data), formats=formats)
     _check_size(image.width, image.height, name)
     return image
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Keep libtiff from writing what is wrong with a picture to stderr by itself; the error comes without that too."""
+    libraries = Path(PIL.__file__).parent.parent / "pillow.libs"
+    for library in sorted(libraries.glob("libtiff*.so*")):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
 
 
 def _with_extra(extra: str, name: str) -> str:

@@ -269,7 +269,7 @@ def parse_line(raw: bytes | str, number: int = 0) -> Request | None:
     r"""The request of one line, or None for an empty one.
 
     >>> parse_line('{"prompt": "a cat", "seed": 7}', 3)
-    Request(prompt='a cat', seed=7, n=None, out=None, id=None, negative=None, style=None, line=3)
+    Request(prompt='a cat', seed=7, n=None, out=None, id=None, negative=None, style=None, line=3, unknown=())
     >>> parse_line("  ") is None
     True
 

@@ -282,6 +282,8 @@ def _train(run: Run) -> Iterator[Event]:
     yield Message(
         f"{run.pictures.report.layout}: {number_of(len(run.learned_from), 'picture')} to learn from{held}"
     )
+    for problem in run.pictures.report.errors:
+        yield Message(f"left out: {problem.text}")
     for problem in run.pictures.report.problems:
         if problem.kind == "own":
             yield Message(problem.text)

@@ -131,6 +131,12 @@ def test_a_preview_shows_what_the_model_will_see(tmp_path):
     with pytest.raises(OutputError, match="exists"):
         write_preview(report, sheet, ReadOptions())
     assert images.read_text(sheet.read_bytes(), name="x").text["t2i"]
+    write_preview(report, tmp_path / "set" / "sheet.png", ReadOptions())
+    again = check(tmp_path / "set").data
+    assert again.pairs == 1 and not again.errors  # what t2i wrote is never data
+    assert [problem.items for problem in again.problems if problem.kind == "own"] == [
+        ("sheet.png",)
+    ]
 
 
 def test_as_data_every_item_is_listed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image, features
 
 from t2i_cli import headers, images
 from t2i_cli.errors import DataError
+from tests.fuzz.mutate import mutated
 
 RNG = np.random.default_rng(0)
 
@@ -167,6 +169,18 @@ class TestStrangers:
             else:  # nothing but a trailer was lost
                 assert pixels.shape == (30, 40, 3)
         assert refused > 50
+
+    def test_a_broken_tiff_writes_nothing_to_stderr_by_itself(self, capfd):
+        whole = saved(Image.fromarray(gradient(31, 24, 4)), "TIFF", compression="tiff_lzw")
+        chance = random.Random(5)
+        refused = 0
+        for _ in range(300):
+            try:
+                images.decode(mutated(whole, chance), name="x")
+            except DataError:
+                refused += 1
+        assert refused > 50
+        assert capfd.readouterr().err == ""
 
     def test_a_bomb_is_refused_before_it_is_decoded(self):
         data = png_of_zeros(9000, 9000)

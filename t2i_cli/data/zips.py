@@ -36,12 +36,14 @@ def members(path: Path, max_size: int) -> Iterator[Member | Skipped | Ending]:
         return
     for info in infos:
         kind = stat.S_IFMT(info.external_attr >> 16)
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         if kind not in (0, stat.S_IFREG):
             yield Skipped(info.filename, "a link" if kind == stat.S_IFLNK else "not a plain file")
         elif info.flag_bits & 1:
             yield Skipped(info.filename, "encrypted")
+        elif info.header_offset < 0:  # bytes are missing in front of the directory
+            yield Skipped(info.filename, "cut off")
         elif info.compress_type not in _METHODS:
             yield Skipped(info.filename, "packed in a way that is not read")
         elif max(info.file_size, info.compress_size) > max_size:

@@ -16,6 +16,7 @@ from typing import Any
 
 from t2i_cli.config import TrainConfig
 from t2i_cli.training.events import Advice
+from t2i_cli.wording import plain
 
 __all__ = ["SIGNALS", "Doctor", "Remedies", "examine"]
 
@@ -64,8 +65,8 @@ class Remedies:
             fp32=", or with --precision fp32" if self.fp32 else "",
             contrastive=", or give the contrastive stage more time" if self.contrastive else "",
             flow=", or give the flow stage more time" if self.flow else "",
-            lower_lr=f"--lr {self.lr / 3:.1g}",
-            tenth_lr=f"--lr {self.lr / 10:.1g}",
+            lower_lr=f"--lr {_rate(self.lr / 3)}",
+            tenth_lr=f"--lr {_rate(self.lr / 10)}",
         )
 
 
@@ -203,6 +204,11 @@ class _Stage:
     def lowest(self, key: str) -> float:
         """The lowest that `now` has been, nan before there are enough rows."""
         return self._lowest.get(key, math.nan)
+
+
+def _rate(value: float) -> str:
+    """A learning rate to one digit, without an exponent."""
+    return plain(float(f"{value:.1g}"))
 
 
 def _number(value: object) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tarfile
 import zipfile
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from t2i_cli import data
 from t2i_cli.data import ReadOptions
 from t2i_cli.data.report import DataReport
+from t2i_cli.errors import DataError
 from tests import folders
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
@@ -129,6 +131,27 @@ class TestArchives:
         report = data.scan(path)
         assert [record.name for record in report.records] == ["a.zip/a.png"]
         assert "encrypted" in report.warnings[0].items[0]
+
+
+class TestWithoutPyarrow:
+    @pytest.fixture(autouse=True)
+    def _without(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    def test_a_table_beside_shards_or_texts_stops_nothing(self, tmp_path):
+        shards = folders.CASES["webdataset"].build(tmp_path / "shards")
+        (shards / "00000.parquet").write_bytes(b"PAR1")
+        assert data.scan(shards).pairs == 8
+        folders.fill(tmp_path / "texts", 3)
+        (tmp_path / "texts" / "index.parquet").write_bytes(b"PAR1")
+        assert data.scan(tmp_path / "texts").pairs == 3
+
+    def test_where_nothing_else_is_there_it_says_what_to_install(self, tmp_path):
+        folders.fill(tmp_path, 3, captions=False)
+        (tmp_path / "captions.parquet").write_bytes(b"PAR1")
+        with pytest.raises(DataError, match="needs pyarrow") as caught:
+            data.scan(tmp_path)
+        assert "pip install 't2i-cli[parquet]'" in caught.value.hint
 
 
 class TestChoosing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from t2i_cli.data.splits import MOST, UNKNOWN, read_records, split_record, unsee
 def pictures(count: int, digest: str, splits: list[str] | None = None) -> CaptionedImages:
     return CaptionedImages(
         np.zeros((count, 1, 1, 3), np.uint8), [["a"]] * count, [f"{k}.png" for k in range(count)],
-        splits or [""] * count, [{}] * count, [f"{k:064x}" for k in range(count)], digest,
+        splits or [""] * count, [{}] * count, [hashlib.sha256(b"%d" % k).hexdigest() for k in range(count)], digest,
         DataReport("x", "y", count, count, 1),
     )  # fmt: skip
 

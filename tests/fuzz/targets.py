@@ -8,16 +8,17 @@ import json
 import os
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from t2i_cli import images, metadata, prompts
+from t2i_cli import headers, images, metadata, prompts
 from t2i_cli.checkpoint import load_model, read_info
 from t2i_cli.checkpoint.safetensors_file import HEADER_HASH, data_digest, header_bytes
-from t2i_cli.data import scan
+from t2i_cli.data import encodings, scan, zips
 from t2i_cli.data.tar import Ending, Member, members
 from t2i_cli.errors import InputError, visible
 from t2i_cli.tokenizer import Tokenizer
@@ -109,6 +110,39 @@ def tar(data: bytes) -> None:
                 assert one.offset + one.size <= len(data), one
 
 
+def zipped(data: bytes) -> None:
+    """A zip: its members are told, and no more bytes of one come out than its directory says."""
+    path = place() / "x.zip"
+    path.write_bytes(data)
+    found = list(zips.members(path, 1 << 20))
+    assert isinstance(found[-1], Ending)
+    with path.open("rb") as file:
+        for one in found:
+            if isinstance(one, Member):
+                with contextlib.suppress(ValueError):
+                    content = zips.read(file, one.offset, one.size, one.packed)
+                    assert len(content) == one.size <= 1 << 20
+    with refused():
+        json.dumps(scan(path).to_dict()).encode("ascii")
+
+
+def texts(data: bytes) -> None:
+    """A caption file in any encoding: a text that can be written again, or a ValueError."""
+    with contextlib.suppress(ValueError):
+        text, encoding = encodings.decode(data)
+        text.encode()
+        assert encoding
+
+
+def prompt_file(data: bytes) -> None:
+    """A file of prompts in any form."""
+    for name in ("list.txt", "list.csv"):
+        path = place() / name
+        path.write_bytes(data)
+        with refused():
+            assert prompts.read_prompts(str(path))
+
+
 def lines(data: bytes) -> None:
     """A stream of prompts, as lines and as JSON."""
     for request in prompts.requests(iter(data.split(b"\n"))):
@@ -126,6 +160,8 @@ def picture(data: bytes) -> None:
         assert found.pixels.shape[:2] == (32, 32)
     with refused():
         images.read_text(data, name="x.png")
+    assert min(headers.jxl_size(data)) >= 0
+    headers.cleaned_png(data)
 
 
 def recipe(data: bytes) -> None:
@@ -141,7 +177,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "tokenizer": tokenizer,
     "metadata": rows,
     "tar": tar,
+    "zip": zipped,
+    "texts": texts,
     "prompts": lines,
+    "prompt file": prompt_file,
     "picture": picture,
     "recipe": recipe,
 }
@@ -202,6 +241,12 @@ def seeds(target: str) -> list[bytes]:
                 file.addfile(info)
             made.append(out.getvalue())
         return made
+    if target == "zip":
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as file:
+            for name, kind in (("a.png", 0), ("a.txt", 8), ("d/n.json", 8), ("é.png", 0)):
+                file.writestr(name, bytes(300) + b"cat", kind)
+        return [out.getvalue()]
     if target == "picture":
         return list(sound_pictures().values())
     return {
@@ -209,6 +254,12 @@ def seeds(target: str) -> list[bytes]:
             b'{"file_name": "a.png", "text": "a cat"}\n{"file_name": "b.png", "captions": ["x", "y"]}\n',
             b"file_name,text\na.png,a cat\nb.png,\"x, y\"\n",
             "\ufeffa cat\r\nein Hund\n".encode(),
+        ],
+        "texts": [b"a cat", "ein grüner Hund".encode("cp1252"), "a cat".encode("utf-16")],
+        "prompt file": [
+            b'[{"prompt": "a cat", "seed": "7"}, "a dog"]',
+            b'prompt,seed\na cat,7\n"a, dog",\n',
+            "# note\na cat\n".encode("utf-16"),
         ],
         "prompts": [b'{"prompt": "a cat", "seed": 7, "n": 2, "out": "x.png", "id": 3}\na dog\n\n'],
         "recipe": [metadata.to_text(one, 64, 64)["t2i"].encode() for one in sound_recipes()],
@@ -248,6 +299,8 @@ def sound_pictures() -> dict[str, bytes]:
         ("cmyk.jpg", "CMYK", "JPEG", {}),
         ("gif", "P", "GIF", {"transparency": 0}),
         ("bmp", "RGB", "BMP", {}),
+        ("tif", "RGBA", "TIFF", {"compression": "tiff_lzw"}),
+        ("profile.png", "RGB", "PNG", {"icc_profile": bytes(200)}),
         ("palette.bmp", "P", "BMP", {}),
     ):
         out = io.BytesIO()

@@ -15,6 +15,7 @@ from t2i_cli.data.options import ReadOptions
 from t2i_cli.data.place import Place
 from t2i_cli.data.report import Problems, Record
 from t2i_cli.data.split_names import splits_of
+from t2i_cli.errors import DataError
 
 __all__ = ["batches", "image_column", "read"]
 
@@ -29,8 +30,13 @@ def read(listing: Listing, options: ReadOptions, problems: Problems) -> Found | 
         DataError: pyarrow is not installed.
     """
     files = [name for name in listing.tables if name.lower().endswith(".parquet")]
-    if not files or listing.containers or not any(_has_pictures(listing, one) for one in files):
-        return None
+    try:
+        if not files or listing.containers or not any(_has_pictures(listing, one) for one in files):
+            return None
+    except DataError:
+        if listing.images or listing.archives:  # they lie beside something that can be read
+            return None
+        raise
     found: list[Record] = []
     used: list[str] = []
     keys: dict[str, None] = {}

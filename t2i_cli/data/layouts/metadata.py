@@ -5,6 +5,7 @@ A row's file name is looked up among the files that were found under the folder;
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from t2i_cli.data.options import ReadOptions
 from t2i_cli.data.own import RUN_TEXTS, is_run
 from t2i_cli.data.report import Problems, Record
 from t2i_cli.data.split_names import split_name
+from t2i_cli.errors import DataError
 
 __all__ = ["Matching", "above", "match", "own_names", "read", "wrong_key"]
 
@@ -68,9 +70,14 @@ def read(listing: Listing, options: ReadOptions, problems: Problems) -> Found | 
             return Found("", [], sure=True)
         return None
     state = Matching(_names(listing), options.caption_key, own_names(listing))
-    for table in chosen:
-        rows = tables.rows(listing, table, problems)
-        match(state, rows, listing, table.rpartition("/")[0], table, problems)
+    try:
+        for table in chosen:
+            rows = tables.rows(listing, table, problems)
+            match(state, rows, listing, table.rpartition("/")[0], table, problems)
+    except DataError:  # a package is missing, for a table that may be one of something else
+        if sure or asked or not (listing.captions or listing.jsons):
+            raise
+        return None
     if not (sure or asked or state.listed or (state.named and state.missing)):
         return None  # a table of something else
     _faults(state, listing, chosen[0], problems)
@@ -236,7 +243,8 @@ def _read_above(listing: Listing, options: ReadOptions, problems: Problems) -> F
         faults = Problems()
         state = Matching(_names(listing), options.caption_key, own_names(listing))
         for table in chosen:
-            match(state, tables.rows(upper, table, faults), listing, "", table, faults)
+            with contextlib.suppress(DataError):  # a package is missing for what may be another's
+                match(state, tables.rows(upper, table, faults), listing, "", table, faults)
         if state.found:
             for image in listing.images:
                 if image not in state.listed:
