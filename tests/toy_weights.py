@@ -29,7 +29,8 @@ def toy_store(networks: models.Networks) -> ReferenceStore:
     """The toys' pictures as the networks see them, found by their first captions."""
     toys, tokenizer, config = Toys(), toy_tokenizer(), networks.config
     tokens, mask = map(
-        torch.from_numpy, tokenizer.batch([row[0] for row in toys.captions], config.text.context_length)
+        torch.from_numpy,
+        tokenizer.batch([row[0] for row in toys.captions], config.text.context_length),
     )
     images = torch.from_numpy(as_images(toys.pixels))
     with torch.no_grad():
