@@ -29,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
     loaded = checkpoint.load_model(checkpoint.resolve_model(asked.model))
     networks, tokenizer = loaded.networks.eval(), Tokenizer(loaded.tokenizer)
-    pictures = data.load(asked.data, loaded.config.resolution)
+    pictures = data.load(asked.data, loaded.config.resolution, image_channels=4)
     _, held_out = pictures.split()
     for split in sorted({pictures.splits[row] for row in held_out}):
         rows = np.array([row for row in held_out if pictures.splits[row] == split])

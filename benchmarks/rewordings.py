@@ -69,7 +69,7 @@ def main() -> None:
                     "pictures": len(at),
                     "plain": round(was, 3),
                     "reworded": round(now, 3),
-                    "kept": round(now / was, 3),
+                    "kept": round(now / was, 3) if was else None,
                     "lands": round(lands, 3),
                 }
             )

@@ -7,6 +7,7 @@ Each scenario is a function that every process calls; what it returns is written
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import math
@@ -16,52 +17,45 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from t2i_cli import checkpoint, config, images
-from t2i_cli.config import TrainConfig
+from t2i_cli import checkpoint
 from t2i_cli.errors import T2IError
 from t2i_cli.signals import StopRequest
 from t2i_cli.train import TrainSettings, train
-from t2i_cli.training import distributed, events
-from t2i_cli.training.batches import Batches
-from t2i_cli.training.stages import STAGES, Learner
-from tests.toys import MICRO, Toys, toy_learner
+from t2i_cli.training import distributed, events, latents
+from t2i_cli.training.stages import STAGES, Stage
+from t2i_cli.training.stages.flow import Flow
+from tests import toy_runs
+from tests.toys import awaken, toy_material, toy_stage
 
-STEPS = 8
+STEPS = 8  # one of contrastive, three of autoencoder, four of flow
 # small steps: what rounding does to one is not to grow into a difference
 SETTINGS: dict[str, Any] = {
-    "batch_size": 4, "augment": 0.5, "mirror": 0.5, "adversarial_lr": 2e-4, "discriminator_lr": 1.0,
-    "alignment_weight": 0.2, "anchor_weight": 0.2, "pairs_weight": 0.2, "spread_weight": 1.0,
+    "batch_size": 8, "contrastive_batch_size": 8, "autoencoder_batch_size": 8, "precision": "fp32",
+    "autoencoder_lr": 1e-4, "flow_lr": 2e-3, "gan_lr": 2e-4, "discriminator_lr": 1.0,
 }  # fmt: skip
 FORMS: dict[str, dict[str, Any]] = {
-    "own": {"ema_images": 200.0},
+    "own": {"augment": 0.5, "recolour": 0.5, "mirror": 0.5, "caption_dropout": 0.2},
+    "equivariant": {"equivariance": 1.0, "caption_dropout": 0.0},
     "founding": {
-        "alignment": "squared", "loss": "log", "penalty": "exact", "discriminator_steps": 2,
-        "penalty_every": 2, "flow": 0.0, "distill": 0.0,
+        "objective": "gan", "alignment": "squared", "loss": "log", "penalty": "exact", "discriminator_steps": 2,
     },
+    "relativistic": {"objective": "gan", "alignment_weight": 0.2},
 }  # fmt: skip
+PROGRESS = 0.6  # of a stage, at which the patch discriminator is there
 
 
-def micro() -> None:
-    """The tiny preset, made smaller still, and looks that take no time, in this process."""
-    verb = sys.modules[train.__module__]
-    verb.LOOK_STEPS, verb.GRID, verb.HELD_OUT = 1, 4, 8  # pyright: ignore[reportAttributeAccessIssue]
-    config.PRESETS["tiny"] = MICRO
-
-
-def toy_folder(place: Path) -> None:
-    """Sixteen toys with a caption file each."""
-    place.mkdir(parents=True, exist_ok=True)
-    toys = Toys()
-    for number, (pixels, captions) in enumerate(zip(toys.pixels, toys.captions, strict=True)):
-        (place / f"{number:02}.png").write_bytes(images.encode(pixels))
-        (place / f"{number:02}.txt").write_text("\n".join(captions))
+def small() -> None:
+    """Networks, previews and looks that take no time, for as long as this process lives."""
+    toy_runs.make_small(pytest.MonkeyPatch())
 
 
 # -- processes --------------------------------------------------------------------------------------
@@ -99,93 +93,124 @@ def start(work: Callable[[], Any], result: Path, rank: int, size: int, port: int
 
 
 def together(
-    folder: Path, name: str, work: Callable[[], Any], size: int = 2, patience: float = 180
+    folder: Path,
+    name: str,
+    work: Callable[[], Any],
+    size: int = 2,
+    *,
+    silent: int | None = None,
+    patience: float = 180,
 ) -> list[dict[str, Any]]:
-    """Run a scenario in several processes; the exit code of each, what it told, and after how long it ended."""
+    """Run a scenario in several processes; the exit code of each, what it told, and after how long it ended.
+
+    Args:
+        folder: for what they tell.
+        name: of the scenario.
+        work: what each does.
+        size: how many there are.
+        silent: rank of the one that never ends by itself.
+        patience: s in which the others end.
+    """
     port, begun = free_port(), time.monotonic()
     paths = [folder / f"{name}-{rank}.json" for rank in range(size)]
     children = [start(work, path, rank, size, port) for rank, path in enumerate(paths)]
-    rows: list[dict[str, Any]] = [{} for _ in children]
-    stopped: set[int] = set()
-    while len([row for row in rows if row]) + len(stopped) < size:
+    rows: dict[int, dict[str, Any]] = {}
+    awaited = set(range(size)) - {silent}
+    while awaited - rows.keys() and time.monotonic() - begun < patience:
         for rank, child in enumerate(children):
-            if rows[rank]:
-                continue
-            pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
-            if pid and os.WIFSTOPPED(status):
-                stopped.add(rank)
-            elif pid:
-                rows[rank] = {
-                    "code": os.waitstatus_to_exitcode(status),
-                    "after": time.monotonic() - begun,
-                }
-        if time.monotonic() - begun > patience:
-            break
+            if rank not in rows and (ended := os.waitpid(child, os.WNOHANG))[0]:
+                code = os.waitstatus_to_exitcode(ended[1])
+                rows[rank] = {"code": code, "after": time.monotonic() - begun}
         time.sleep(0.01)
     for rank, child in enumerate(children):
-        if not rows[rank]:
+        if rank not in rows:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            rows[rank] = {"code": "stopped" if rank in stopped else "hung", "after": math.inf}
+            rows[rank] = {"code": "silent" if rank == silent else "hung", "after": math.inf}
     return [
-        {**row, "told": json.loads(path.read_text()) if path.exists() else None}
-        for row, path in zip(rows, paths, strict=True)
+        {**rows[rank], "told": json.loads(path.read_text()) if path.exists() else None}
+        for rank, path in enumerate(paths)
     ]
 
 
 # -- scenarios --------------------------------------------------------------------------------------
 
 
+def stages_of(form: str) -> list[str]:
+    """The stages that a form goes through."""
+    return ["contrastive", "autoencoder", "gan" if "objective" in FORMS[form] else "flow"]
+
+
 def steps_of_each_stage(folder: Path, form: str) -> dict[str, Any]:
-    """Two steps of each stage on toys, as they come; weights and optimizers go into a file, figures are told."""
+    """Two steps of each stage on toys, as they come; what moved goes into a file, figures are told."""
     with distributed.joined(torch.device("cpu")) as me:
-        settings = TrainConfig(**{**SETTINGS, **FORMS[form]})
-        learner, batches = toy_learner(settings)
+        material = toy_material(folder / f"cache-{form}-{me.size}", **{**SETTINGS, **FORMS[form]})
+        awaken(material.networks.generator)
         figures: dict[str, list[dict[str, float]]] = {}
-        moved: dict[str, torch.Tensor] = {}
-        for stage in [stage for stage in STAGES if getattr(settings, stage) > 0]:
-            learner.begin(stage)
+        moved: dict[str, Tensor] = {}
+        images: dict[str, int] = {}
+        for name in stages_of(form):
+            with distributed.in_turn():
+                stage = toy_stage(name, material)
             for step in range(2):
-                before = _flat(learner, stage)
-                result = learner.step(stage, batches.get(stage, step, 16), step, 0.3 + step / 10)
+                before = _learned(stage)
+                result = stage.step(step, PROGRESS)
                 assert not result.skipped
                 row = {key: float(value) for key, value in distributed.mean(result.figures).items()}
-                figures.setdefault(stage, []).append(row)
-                moved[f"{stage}.{step}"] = _flat(learner, stage) - before
-        moved["average"] = torch.cat([p.detach().flatten() for p in learner.average.parameters()])
+                figures.setdefault(name, []).append(row)
+                moved[f"{name}.{step}"] = _learned(stage) - before
+            if stage.averages:
+                moved[f"{name}.average"] = _flat(stage.averages.values())
+            images[name] = stage.images
+            stage.finish()
         save_file(moved, folder / f"steps-{form}-{me.size}-{me.rank}.safetensors")
-        return {"figures": figures, "images": learner.images}
+        return {"figures": figures, "images": images}
 
 
-def _flat(learner: Learner, stage: str) -> torch.Tensor:
-    networks = learner.networks
-    changed = (
-        [networks.text_encoder, networks.image_encoder]
-        if stage == "contrastive"
-        else [networks.generator, networks.discriminator]
-    )
-    return torch.cat([p.detach().flatten() for network in changed for p in network.parameters()])
+def _learned(stage: Stage) -> Tensor:
+    """All that a stage's optimizers move, in one line."""
+    groups = [group for optimizer in stage.optimizers.values() for group in optimizer.param_groups]
+    return torch.cat([p.detach().flatten() for group in groups for p in group["params"]])
 
 
-def poison_on_one() -> dict[str, Any]:
-    """A NaN in the last process's pictures alone: all leave the step out, and go on."""
+def _flat(networks: Iterable[torch.nn.Module]) -> Tensor:
+    return torch.cat([p.detach().flatten() for network in networks for p in network.parameters()])
+
+
+def poison_on_one(folder: Path) -> dict[str, Any]:
+    """A NaN in what the last process alone learns from: all leave the step out, and go on."""
     with distributed.joined(torch.device("cpu")) as me:
-        learner, batches = toy_learner(TrainConfig(batch_size=4))
+        material = toy_material(folder / "cache-poison", **SETTINGS)
         told: dict[str, Any] = {}
-        for stage in STAGES:
-            learner.begin(stage)
-            learner.step(stage, batches.get(stage, 0, 4), 0, 0.5)
-            if stage == "distill":  # learns from the flow's pictures, not from the batch's
-                continue
-            before = _flat(learner, stage)
-            bad = batches.get(stage, 1, 4)
-            if me.rank == me.size - 1:
-                bad.images[0, 0, 0, 0] = float("nan")
-            skipped = learner.step(stage, bad, 1, 0.5).skipped
-            same = bool(torch.equal(before, _flat(learner, stage)))
-            after = learner.step(stage, batches.get(stage, 2, 4), 2, 0.5).skipped
-            told[stage] = [skipped, same, after]
+        for name in STAGES:
+            with distributed.in_turn():
+                stage = toy_stage(name, material)
+            stage.step(0, PROGRESS)
+            before = _learned(stage)
+            with pytest.MonkeyPatch.context() as patch:
+                if me.rank == me.size - 1:
+                    _spoil(patch, stage)
+                skipped = stage.step(1, PROGRESS).skipped
+            same = bool(torch.equal(before, _learned(stage)))
+            told[name] = [skipped, same, stage.step(2, PROGRESS).skipped]
         return told
+
+
+def _spoil(patch: pytest.MonkeyPatch, stage: Stage) -> None:
+    """Let one of a stage's next latents, or of its pictures, be no numbers."""
+
+    def poisoned(first: Tensor) -> None:
+        first[0] = math.nan
+
+    owner, name = (stage, "_batch") if isinstance(stage, Flow) else (stage.material.batches, "get")
+    whole = getattr(owner, name)
+
+    def spoilt(*arguments: Any) -> Any:
+        batch = whole(*arguments)
+        poisoned(batch[0] if isinstance(batch, tuple) else batch.images)
+        return batch
+
+    patch.setattr(owner, name, spoilt)
 
 
 def talk() -> dict[str, Any]:
@@ -231,49 +256,44 @@ def talk() -> dict[str, Any]:
 def trained(
     data: Path, out: Path, meddle: Callable[[int, TrainSettings], None] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """A run of four stages on toys.
+    """A run of three stages on toys.
 
     Args:
         data: the toys.
         out: the run folder, of the first process; the others are given one that must stay away.
-        meddle: called with the number of every batch, from 1.
+        meddle: called with the number of every step of this process, from 1.
         more: settings of the config.
     """
-    micro()
+    small()
     rank = distributed.launched().rank
-    options = {
-        "resolution": 32, "vocab_size": 300, "time": 0.0, "steps": STEPS, "batch_size": 8, "contrastive_batch_size": 8,
-        "precision": "fp32",
-    } | {k: v for k, v in SETTINGS.items() if k not in ("batch_size", "augment", "mirror")} | more  # fmt: skip
-    settings = TrainSettings(
-        data,
-        out if rank == 0 else out.with_name(f"{out.name}-of-{rank}"),
-        TrainConfig(**options),
-        device=options.pop("device", "cpu"),
-        resume=True,
-    )
-    get, calls = Batches.get, 0
+    own = out if rank == 0 else out.with_name(f"{out.name}-of-{rank}")
+    cache = out.with_name(f"{out.name}-cache")
+    config = {"steps": STEPS, **SETTINGS, **more}
+    settings = toy_runs.settings(data, own, config=config, resume=True, cache=cache)
+    patch, encoded = pytest.MonkeyPatch(), 0
+    if meddle is not None:
+        toy_runs.before_each_step(patch, lambda _, count: meddle(count, settings))
+    fill = latents._fill
 
-    def counted(batches: Batches, stage: str, step: int, size: int) -> Any:
-        nonlocal calls
-        calls += 1
-        if meddle is not None:
-            meddle(calls, settings)
-        return get(batches, stage, step, size)
+    def counted(*arguments: Any) -> Any:
+        nonlocal encoded
+        encoded += 1
+        return fill(*arguments)
 
-    Batches.get = counted  # pyright: ignore[reportAttributeAccessIssue]
+    patch.setattr(latents, "_fill", counted)
     told = list(train(settings))
     finished = told[-1]
     assert isinstance(finished, events.Finished)
     return {
         "steps": finished.steps,
         "saves": [event.step for event in told if isinstance(event, events.Saved)],
-        "messages": [event.text for event in told if isinstance(event, events.Message)],
+        "messages": toy_runs.said(told),
+        "encoded": encoded,
     }
 
 
 def on(rank: int, call: int, what: Callable[[TrainSettings], None]) -> Callable[..., None]:
-    """Meddle on one process, before one batch."""
+    """Meddle on one process, before one step."""
 
     def meddle(calls: int, settings: TrainSettings) -> None:
         if calls == call and distributed.world().rank == rank:
@@ -290,16 +310,16 @@ def quick_watch() -> None:
 def everything(folder: Path) -> dict[str, Any]:
     """All scenarios, one after another."""
     data = folder / "data"
-    toy_folder(data)
+    toy_runs.toy_folder(data)
     told: dict[str, Any] = {}
 
-    def run(name: str, work: Callable[[], Any], size: int = 2) -> None:
-        told[name] = together(folder, name, work, size)
+    def run(name: str, work: Callable[[], Any], size: int = 2, **more: Any) -> None:
+        told[name] = together(folder, name, work, size, **more)
 
     for form in FORMS:
         for size in (1, 2, 4) if form == "own" else (1, 2):
             run(f"steps-{form}-{size}", lambda form=form: steps_of_each_stage(folder, form), size)
-    run("poison", poison_on_one)
+    run("poison", lambda: poison_on_one(folder))
     run("talk", talk)
     run("alone", lambda: trained(data, folder / "alone"), 1)
     run("quiet", lambda: trained(data, folder / "quiet"))
@@ -316,10 +336,11 @@ def everything(folder: Path) -> dict[str, Any]:
 
     def falls_silent() -> Any:
         quick_watch()
-        silent = on(1, 3, lambda settings: os.kill(os.getpid(), signal.SIGSTOP))
+        # no thread of it runs any more, and its connections stay open
+        silent = on(1, 3, lambda settings: ctypes.PyDLL(None).sleep(100_000))
         return trained(data, folder / "silent", silent)
 
-    run("silent", falls_silent)
+    run("silent", falls_silent, silent=1)
     return told
 
 

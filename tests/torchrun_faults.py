@@ -137,7 +137,7 @@ def _undisturbed(launch: Launch, run: Path, expected: Any, number: int) -> list[
 
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGKILL to the first, the second, or the launcher at random moments: all end in time, runs reach the same end."""
-    from tests.ranks import toy_folder
+    from tests.toy_runs import toy_folder
 
     chance, failures, slowest, victims, runs, done = random.Random(seed), [], 0.0, {}, 0, 0
     toy_folder(folder / "data")
@@ -185,7 +185,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
 def signals(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """SIGTERM and SIGINT: one save, 143 or 130 from both, and the run goes on to the same end."""
     from t2i_cli import checkpoint
-    from tests.ranks import toy_folder
+    from tests.toy_runs import toy_folder
 
     chance, failures, slowest, ways, runs, done = random.Random(seed), [], 0.0, {}, 0, 0
     toy_folder(folder / "data")
@@ -235,9 +235,9 @@ if __name__ == "__main__":
     kind, *rest = sys.argv[1:]
     if kind == "train":
         from t2i_cli.cli import run
-        from tests.ranks import micro
+        from tests.ranks import small
 
-        micro()
+        small()
         ended = run(sys.argv[1:])
         (Path(os.environ["T2I_TEST_CODES"]) / os.environ["RANK"]).write_text(str(ended))
         os._exit(ended)

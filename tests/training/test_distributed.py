@@ -19,10 +19,11 @@ from t2i_cli import checkpoint
 from t2i_cli.errors import UsageError
 from t2i_cli.signals import StopRequest
 from t2i_cli.training import distributed
+from t2i_cli.training.stages import STAGES
 from tests import ranks
+from tests.toy_runs import rows_of
 
 ROOT = Path(__file__).parent.parent.parent
-CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +53,15 @@ def learned(run: Path) -> dict[str, torch.Tensor]:
     return {f"{g}.{n}": t for g, group in state.files.items() for n, t in group.items()}
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
-
-
 def same_bits(one: Path, other: Path) -> bool:
     a, b = learned(one), learned(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize(("form", "size"), [("own", 2), ("own", 4), ("founding", 2)])
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [("own", 2), ("own", 4), ("equivariant", 2), ("founding", 2), ("relativistic", 2)],
+)
 def test_processes_learn_what_one_does(
     form: str, size: int, place: Path, told: dict[str, Any]
 ) -> None:
@@ -72,31 +71,27 @@ def test_processes_learn_what_one_does(
         assert [row["code"] for row in told[name]] == [0] * len(told[name]), told[name]
     alone = load_file(place / f"steps-{form}-1-0.safetensors")
     parts = [load_file(place / f"steps-{form}-{size}-{rank}.safetensors") for rank in range(size)]
-    assert len(alone) == (9 if form == "own" else 5)
+    stages = ranks.stages_of(form)
+    assert len(alone) == 2 * len(stages) + 2  # two steps of each, and two of them have an average
     for name, moved in alone.items():
         assert all(torch.equal(part[name], parts[0][name]) for part in parts)  # to the last bit
         assert float(moved.norm()) > 0
         # Adam's first step is the sign of a gradient, and a gradient of about 0 may have either
-        assert float((parts[0][name] - moved).norm()) < 1e-2 * float(moved.norm()), name
+        assert float((parts[0][name] - moved).norm()) < 3e-2 * float(moved.norm()), name
     expected, found = (told[name][0]["told"] for name in names)
     assert found["images"] == expected["images"]
     for stage, steps in expected["figures"].items():
         for one, several in zip(steps, found["figures"][stage], strict=True):
             assert one.keys() == several.keys()
             for key, value in one.items():
-                # Muon makes the directions of a small gradient, rounding and all, as large as any
-                least = 5e-4 if stage == "adversarial" else 1e-4
-                assert several[key] == pytest.approx(value, rel=1e-2, abs=least), (stage, key)
+                assert several[key] == pytest.approx(value, rel=1e-2, abs=1e-4), (stage, key)
 
 
 def test_a_number_that_is_not_finite_on_one_is_left_out_by_all(told: dict[str, Any]) -> None:
     for row in told["poison"]:
         assert row["code"] == 0, row
         # skipped, nothing changed, and the next step is taken
-        left_out = [True, True, False]
-        assert row["told"] == {
-            "contrastive": left_out, "flow": left_out, "adversarial": left_out,
-        }  # fmt: skip
+        assert row["told"] == {stage: [True, True, False] for stage in STAGES}
 
 
 def test_what_the_first_knows_all_know(told: dict[str, Any]) -> None:
@@ -134,8 +129,16 @@ def test_a_run_of_two_is_a_run_of_one_and_the_first_alone_writes(
         assert a.keys() == b.keys()
         for key in ("step", "stage", "images", "skipped", "progress"):
             assert a[key] == b[key]
-        for key in {"contrastive_loss", "flow_loss", "distill_loss", "d_loss", "g_loss"} & a.keys():
+        for key in {"contrastive_loss", "l1", "perceptual_loss", "flow_loss"} & a.keys():
             assert b[key] == pytest.approx(a[key], rel=1e-2)
+
+
+def test_latents_are_encoded_once_for_all(place: Path, told: dict[str, Any]) -> None:
+    """The first process encodes and reads, the others find it in the cache; so do those that go on."""
+    assert [row["told"]["encoded"] for row in told["quiet"]] == [1, 0]
+    assert [row["told"]["encoded"] for row in told["resumed"]] == [0, 0]
+    # the pictures, the latents and the texts
+    assert len(list((place / "quiet-cache" / "data").iterdir())) == 3
 
 
 def test_a_signal_to_one_stops_all_after_one_save_and_they_go_on_to_the_same_bits(
@@ -175,7 +178,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_save(
 
 def test_one_that_falls_silent_ends_the_others(told: dict[str, Any]) -> None:
     first, second = told["silent"]
-    assert second["code"] == "stopped"  # by SIGSTOP: its connections are open
+    assert second["code"] == "silent"
     assert first["code"] == 1
     assert math.isfinite(first["after"])
 
@@ -183,7 +186,7 @@ def test_one_that_falls_silent_ends_the_others(told: dict[str, Any]) -> None:
 def test_the_first_ones_clock_rules(told: dict[str, Any]) -> None:
     assert [row["code"] for row in told["time"]] == [0, 0]
     one, other = (row["told"]["steps"] for row in told["time"])
-    assert one == other >= 4  # a step of each stage at least
+    assert one == other >= 3  # a step of each stage at least
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(told: dict[str, Any]) -> None:
