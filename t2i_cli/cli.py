@@ -38,7 +38,7 @@ SAME_SIGNAL = 5.0
 
 app = typer.Typer(
     name="t2i",
-    help="Text to image on your own machine: train on a folder of captioned pictures, sample in one step.",
+    help="Text to image on your own machine: train on a folder of captioned pictures, draw from a prompt.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 the input is not valid, 4 partly done, 5 --fail-if tripped, "
     "130 and 143 stopped by a signal. T2I_DEBUG=1 shows a traceback.",
     rich_markup_mode=None,
@@ -173,7 +173,7 @@ def check(
         typer.Option(metavar="SHEET.png", help="Write a sheet of what the model will see."),
     ] = None,
 ) -> None:
-    """Say which layout a data set has, what is left out and why, and how to mend it."""
+    """Say which layout a data set has, what is left out and why, and how to fix it."""
     from t2i_cli.check import check as check_data
     from t2i_cli.check import refuse_existing, write_preview
     from t2i_cli.config import TrainConfig
@@ -432,18 +432,14 @@ def train(
         "precision": precision,
     }
     given: dict[str, Any] = {}
-    if (
-        init is None
-        and not resume
-        and not any((size, resolution, objective, text_encoder, tokenizer, config))
-    ):
+    goes_on = resume and (run_folder / "config.toml").is_file()
+    own = any((size, resolution, objective, text_encoder, tokenizer, config))
+    if init is None and not goes_on and not own:
         init = _shipped()
     init = None if init == "none" else init
     for layer in (
-        {} if init is None else _begun(init),
-        _read_toml(run_folder / "config.toml")
-        if resume and (run_folder / "config.toml").is_file()
-        else {},
+        {} if init is None else _begun(init, size),
+        _read_toml(run_folder / "config.toml") if goes_on else {},
         _read_toml(config) if config is not None else {},
         {name: value for name, value in flags.items() if value is not None},
         dict(_parse_setting(setting) for setting in set_ or []),
@@ -578,7 +574,7 @@ def sample(
     ] = None,
     frames: Annotated[int, typer.Option(metavar="N", help="Of --morph, one way.")] = 24,
     vary: Annotated[
-        str | None, typer.Option(metavar="PICTURE", help="Draw near relatives of a picture.")
+        str | None, typer.Option(metavar="PICTURE", help="Draw variations of a picture.")
     ] = None,
     strength: Annotated[
         float, typer.Option(metavar="F", help="Of --vary: 0 the picture itself, 1 another one.")
@@ -867,11 +863,20 @@ def _columns(told: str | None) -> tuple[str, ...] | None:
     return () if told == "none" else tuple(filter(None, map(str.strip, told.split(","))))
 
 
-def _begun(model: str) -> dict[str, Any]:
-    """The settings that weights to start from bring along; their encoders and autoencoder stay, unless asked for."""
+def _begun(model: str, size: str | None) -> dict[str, Any]:
+    """The settings that weights to start from bring along; their encoders and autoencoder stay, unless asked for.
+
+    Raises:
+        UsageError: another size is asked for.
+    """
     from t2i_cli.checkpoint import read_info, resolve_model
 
     config = read_info(resolve_model(model)).config
+    if size not in (None, config.size):
+        raise UsageError(
+            f"--init {model}: its size is {config.size}, this run asks for {size}",
+            "leave --size out, or train from nothing with --init none",
+        )
     kept = {"contrastive": 0.0, "autoencoder": 0.0}
     return {"size": config.size, "resolution": config.resolution, **kept}
 

@@ -458,7 +458,7 @@ def with_rates(settings: dict[str, Any]) -> dict[str, Any]:
     lr = settings["lr"]
     if isinstance(lr, bool) or not isinstance(lr, int | float):
         shown = json.dumps(lr, default=str)
-        raise UsageError(f"config: lr = {shown}: expected {_KINDS[float]}", "for example 0.0009")
+        raise UsageError(f"config: lr = {shown}: expected {_KINDS[float]}", "for example 0.002")
     if all(name in settings for name in RATES):
         return others | {name: settings[name] * lr for name in RATES}
     return {**learning_rates(float(lr)), **others}
