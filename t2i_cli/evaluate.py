@@ -34,7 +34,7 @@ from t2i_cli.checkpoint import (
     write_atomic,
 )
 from t2i_cli.checkpoint.weights import load_tensors, save_tensors
-from t2i_cli.data import CaptionedImages
+from t2i_cli.data import CaptionedImages, ReadOptions
 from t2i_cli.data.cache import cache_folder
 from t2i_cli.encoders import Encoder, load_encoder
 from t2i_cli.errors import DataError, OutputError, ThresholdError, UsageError, WeightsError
@@ -114,7 +114,7 @@ class EvalSettings:
     guidance: float = 1.0
     seed: int = 0  # first seed of the pictures, and of whatever else is drawn
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
+    reading: ReadOptions = field(default_factory=ReadOptions)  # how the data is read
     cache: Path | None = None  # folder of the cache; None takes T2I_CACHE or the platform's
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from t2i_cli import checkpoint, data, graphs, images, metrics
 from t2i_cli.config import PRESETS, ModelConfig, TrainConfig, model_config
+from t2i_cli.data import ReadOptions
 from t2i_cli.errors import (
     DeviceError,
     OutputError,
@@ -104,7 +105,7 @@ class TrainSettings:
     )
     resume: bool = False  # go on if there is something, else start
     force: bool = False  # throw away what is there
-    reading: data.ReadOptions = field(default_factory=data.ReadOptions)  # how the data is read
+    reading: ReadOptions = field(default_factory=ReadOptions)  # how the data is read
     tensorboard: bool = False
     workers: int = 0  # threads that decode; 0: as many as there are processors
     cache: Path | None = None
@@ -516,7 +517,8 @@ def _train(run: _Run) -> Iterator[Event]:
     yield Message(f"reading {settings.data}")
     if settings.resume:
         told = changes.remembered(settings.out / "data.json") if run.first else ({}, False)
-        run.before, run.keep_sides = distributed.from_first(list(told))
+        run.before = distributed.from_first(told[0])
+        run.keep_sides = distributed.from_first(told[1])
     with distributed.in_turn():
         _read_data(run)
     distributed.same(f"{run.pictures.digest} {run.pictures.pixels.shape}", "data")
