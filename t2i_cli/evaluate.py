@@ -16,6 +16,7 @@ import torch
 from t2i_cli import data
 from t2i_cli.checkpoint import read_info, resolve_model
 from t2i_cli.data import CaptionedImages, ReadOptions
+from t2i_cli.data.listing import ARCHIVES
 from t2i_cli.data.splits import read_records
 from t2i_cli.errors import DataError, UsageError, visible
 from t2i_cli.evaluation.bench import Bench, Progress, Reconstruct
@@ -29,6 +30,7 @@ from t2i_cli.solver import DEFAULT_GUIDANCE, DEFAULT_STEPS, MAX_STEPS
 
 __all__ = ["EvalSettings", "evaluate"]
 
+_TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")  # of pictures with their prompts
 _BATCH = 32  # pictures drawn at a time; fixed, so that a picture depends on its seed alone
 
 
@@ -231,7 +233,7 @@ def _model_path(name: str) -> Path | None:
         (path / inside).is_file() for inside in ("model.safetensors", "best.safetensors", "state")
     ):
         return None
-    if path.is_file() and path.suffix in (".tar", ".jsonl", ".csv", ".parquet"):
+    if path.is_file() and name.lower().endswith((*ARCHIVES, *_TABLES)):
         return None
     return resolve_model(name)
 

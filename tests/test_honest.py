@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,16 @@ def test_kid_and_fid_need_no_captions(folder: Path, tmp_path: Path, cli: Cli) ->
     with pytest.raises(DataError, match="no picture with a prompt") as told:
         measured(folder, tmp_path / "cache", plain, scores="kid,text")
     assert "--metrics kid,fd,prdc" in told.value.hint
+
+
+def test_an_archive_of_pictures_is_measured(folder: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.zip"
+    with zipfile.ZipFile(theirs, "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    subject = measured(folder, tmp_path / "cache", theirs, scores="kid,text").subjects[0]
+    assert subject.kind == "pictures"
+    assert len(subject.captions) == 60
 
 
 def test_what_has_no_prompt_is_left_out_and_said(drawn: Path, folder: Path, tmp_path: Path) -> None:
