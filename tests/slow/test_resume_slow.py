@@ -13,11 +13,12 @@ import torch
 import train_faults
 from faults import _toy_data
 
-from t2i_cli import checkpoint, config
+from t2i_cli import checkpoint
 from t2i_cli import train as training
 from t2i_cli.config import PRESETS, RESOLUTIONS, TrainConfig
 from t2i_cli.errors import T2IError, UsageError
-from t2i_cli.training import events
+from t2i_cli.training import events, loop
+from tests import toy_runs
 from tests.slow.summary import SEED, count, run_script, share
 
 pytestmark = pytest.mark.slow
@@ -43,15 +44,21 @@ def test_5_chains_of_fifty_kills(memory: Path):
     count("5: runs of 60 steps, 50 kills in each", told["cases"], told["failures"], begun)
 
 
+def test_5_kills_while_latents_are_made(memory: Path):
+    begun = time.monotonic()
+    told = run_script("train_faults.py", "encoding", memory, share(60), SEED)
+    print(f"\n{told.get('counts')}")
+    count(
+        "5: killed while pictures or captions are encoded", told["cases"], told["failures"], begun
+    )
+
+
 # -- what may not change ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config.PRESETS, "tiny", config.PRESETS["tiny"])
-    for name in ("HELD_OUT", "GRID"):
-        monkeypatch.setattr(training, name, getattr(training, name))
-    train_faults.make_micro()
+    toy_runs.make_small(monkeypatch)
 
 
 def another(name: str, value: Any) -> Any:
@@ -59,7 +66,7 @@ def another(name: str, value: Any) -> Any:
     kind = get_type_hints(TrainConfig)[name]
     choices = {
         "size": tuple(PRESETS), "resolution": RESOLUTIONS, "precision": ("bf16", "fp32"),
-        "text_encoder": ("builtin", "lstm"),
+        "text_encoder": ("builtin", "lstm"), "attribute_weights": ("", "style=bold:2"),
     }.get(name) or get_args(kind)  # fmt: skip
     if choices:
         return next(choice for choice in choices if choice != value)
@@ -89,7 +96,7 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
     settings = train_faults.micro(data, run, 6)
     for _ in training.train(settings):
         pass
-    whole = train_faults.all_of(run)
+    whole = toy_runs.all_of(run)
 
     def tried(name: str, new: training.TrainSettings, refused: str = "", told: str = "") -> None:
         nonlocal cases
@@ -101,8 +108,8 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
             failures.append(f"{name}: {refusal}")
         if told and not any(told in message for message in messages):
             failures.append(f"{name}: {messages}, expected {told!r}")
-        if (now := train_faults.all_of(run)) != whole:
-            failures.append(f"{name}: the run has changed: {train_faults.differences(now, whole)}")
+        if (now := toy_runs.all_of(run)) != whole:
+            failures.append(f"{name}: the run has changed: {toy_runs.differences(now, whole)}")
 
     given = settings.config
     for field in dataclasses.fields(TrainConfig):
@@ -115,7 +122,7 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
             failures.append(f"{field.name} = {value}: {error}")
             continue
         new = dataclasses.replace(settings, config=changed)
-        free = field.name in training.FREE_TO_CHANGE or field.name == "teacher_weight"
+        free = field.name in loop.FREE_TO_CHANGE or field.name == "teacher_weight"
         tried(field.name, new, "" if free else f"{field.name}: ")
     one, caption = data / "3.png", data / "5.txt"
     others: dict[str, Callable[[Path], object]] = {
@@ -150,6 +157,7 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
     tried("no prompts", dataclasses.replace(settings, prompts=None), told="prompts: ")
     own = run / "tokenizer.model"
     tried("tokenizer", dataclasses.replace(settings, tokenizer=own), "tokenizer: None -> ")
+    tried("conditions", dataclasses.replace(settings, attributes=()), "attributes: None -> ")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
