@@ -206,7 +206,7 @@ def test_weights_of_the_first_format_are_refused_in_one_line(
 ) -> None:
     import torch
 
-    from t2i_cli.checkpoint import save_tensors
+    from t2i_cli.checkpoint.weights import save_tensors
 
     old = tmp_path / "old.safetensors"
     said = {"t2i.format": "1", "t2i.config": "{}", "t2i.networks": "text_encoder,generator"}

@@ -4,6 +4,7 @@ A script, because it forks children that train and are killed (see faults.py):
 
     python tests/train_faults.py resume FOLDER N SEED      a run of N steps, killed in each of them and resumed
     python tests/train_faults.py chains FOLDER N K SEED    N runs, each killed K times on its way
+    python tests/train_faults.py encoding FOLDER N SEED    N kills while pictures and captions are encoded
     python tests/train_faults.py signals FOLDER N SEED     N signals, also inside a save, also two at once
     python tests/train_faults.py numbers FOLDER N SEED     N runs with a NaN or an infinity planted somewhere
 
@@ -32,86 +33,35 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from faults import _toy_data, fork_and
+from torch import nn
 
-from t2i_cli import checkpoint, config
+from t2i_cli import checkpoint
 from t2i_cli import train as training
 from t2i_cli.errors import T2IError, TrainingError
 from t2i_cli.signals import StopRequest
 from t2i_cli.train import TrainSettings
-from t2i_cli.training import losses
+from t2i_cli.training import latents, loop, losses
 from t2i_cli.training.batches import Batches
-from t2i_cli.training.stages import Learner
+from t2i_cli.training.stages import Stage, autoencoder, contrastive, flow, gan
+from t2i_cli.training.step import StepResult, take
+from tests import toy_runs
+from tests.toy_runs import CLOCKS, all_of, around_each_step, differences, rows_of
 
-CLOCK = {"images_per_second", "memory_mb", "seconds", "eta_s"}  # of a log row
-CLOCKS = {"seconds", "stage_seconds"}  # of a state's position
 
-
-def make_micro() -> None:
+def small() -> None:
     """The tiny preset made smaller still, for this process and its children."""
-    config.PRESETS["tiny"] = dataclasses.replace(
-        config.PRESETS["tiny"],
-        channels={8: 32},
-        image_encoder_channels={8: 8},
-        blocks=1,
-        text_dim=16,
-        text_depth=1,
-    )
-    training.HELD_OUT, training.GRID = 4, 2  # pictures that are looked at
+    toy_runs.make_small(pytest.MonkeyPatch())
 
 
 def micro(data: Path, out: Path, steps: int, **more: Any) -> TrainSettings:
-    asked = config.TrainConfig(
-        resolution=32,
-        vocab_size=300,
-        time=0.0,
-        steps=steps,
-        batch_size=2,
-        contrastive_batch_size=4,
-        save_every=1e9,
-        precision="fp32",
-    )
+    config = {
+        "steps": steps, "batch_size": 2, "contrastive_batch_size": 4, "autoencoder_batch_size": 2, "save_every": 1e9,
+    } | more.pop("config", {})  # fmt: skip
     prompts = ["bar number 1", "bar"]
-    return TrainSettings(
-        data=data, out=out, config=asked, device="cpu", resume=True, cache=data.parent / "cache",
-        prompts=prompts, **more,
-    )  # fmt: skip
-
-
-def all_of(run: Path) -> dict[str, Any]:
-    """Every byte that a run leaves and that the clock has no part in."""
-    state = checkpoint.load_state(run)
-    assert state is not None, f"{run} holds no state"
-    position = state.meta["position"]
-    found: dict[str, Any] = {
-        f"{group}.{name}": tensor.numpy().tobytes()
-        for group, tensors in state.files.items()
-        for name, tensor in tensors.items()
-    }
-    found["position"] = {key: value for key, value in position.items() if key not in CLOCKS}
-    found["log"] = rows_of(run)
-    for name in ("model.safetensors", "best.safetensors"):
-        found[name] = checkpoint.read_info(run / name, verify=True).hash
-    for path in sorted((run / "samples").iterdir()):
-        found[path.name] = path.read_bytes()
-    return found
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """What is not the same, by name; for the log the first row that differs."""
-    wrong = [key for key in {*found, *expected} if found.get(key) != expected.get(key)]
-    if "log" in wrong:
-        pairs = zip(found["log"], expected["log"], strict=False)
-        wrong.append(
-            str(next((pair for pair in pairs if pair[0] != pair[1]), "other length"))[:300]
-        )
-    return wrong
+    return toy_runs.settings(data, out, config=config, resume=True, prompts=prompts, **more)
 
 
 class Wish(StopRequest):
@@ -133,39 +83,54 @@ class Wish(StopRequest):
 PHASES = ("before", "inside 1", "inside 2", "after", "log", "save", "saved")
 
 
+def die() -> None:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around_saves(patch: pytest.MonkeyPatch, after: Callable[[Any], object]) -> None:
+    """Call something with the run after each save."""
+    save = loop.save
+
+    def saved(run: Any) -> Iterator[Any]:
+        yield from save(run)
+        after(run)
+
+    for module in (loop, training):  # which has it by name
+        patch.setattr(module, "save", saved)
+
+
 def kill_in_step(phase: str, step: int, nth: int, begun_at: int) -> Callable[[], int]:
     """Arm a SIGKILL somewhere in a step; gives a function that says how many steps are done."""
-    done = begun_at
+    done, turns, syncs = begun_at, 0, 0
+    patch = pytest.MonkeyPatch()
 
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    original, descend = Learner.step, Learner._descend
-    turns = 0
-
-    def stepped(self: Learner, *arguments: Any) -> Any:
+    def stepped(stage: Stage, make: Callable[[], StepResult]) -> StepResult:
         nonlocal done
         here = done + 1 == step
         if here and phase == "before":
             die()
-        result = original(self, *arguments)
+        result = make()
         done += 1
         if here and phase in ("after", "inside 1", "inside 2"):
             die()
         return result
 
-    def descended(self: Learner, *arguments: Any) -> Any:
+    def taken(*arguments: Any, **more: Any) -> Any:
         nonlocal turns
-        found = descend(self, *arguments)
+        found = take(*arguments, **more)
         if done + 1 == step:
             turns += 1
-            if phase == f"inside {turns}":  # D's weights have changed, G's have not, or both
+            if (
+                phase == f"inside {turns}"
+            ):  # one network's weights have changed, another's have not, or both
                 die()
         return found
 
-    Learner.step, Learner._descend = stepped, descended
-    append, sync, save = checkpoint.append_line, os.fsync, training._save
-    syncs = 0
+    around_each_step(patch, stepped)
+    for module in (contrastive, autoencoder, flow, gan):
+        patch.setattr(module, "take", taken)
+    append, sync = checkpoint.append_line, os.fsync
 
     def appended(*arguments: Any) -> None:
         append(*arguments)
@@ -180,12 +145,9 @@ def kill_in_step(phase: str, step: int, nth: int, begun_at: int) -> Callable[[],
             if syncs == nth:
                 die()
 
-    def saved(run: Any) -> Iterator[Any]:
-        yield from save(run)
-        if done >= step:
-            die()
-
-    checkpoint.append_line, os.fsync, training._save = appended, synced, saved
+    patch.setattr(checkpoint, "append_line", appended)
+    patch.setattr(os, "fsync", synced)
+    around_saves(patch, lambda run: done >= step and die())
     return lambda: done
 
 
@@ -248,13 +210,11 @@ def kill_at_each_step(folder: Path, steps: int, seed: int) -> dict[str, object]:
     quiet, front, tail = folder / "quiet", folder / "front", folder / "tail"
 
     def undisturbed() -> None:
-        save, digests = training._save, {}
-
-        def saved(run: Any) -> Iterator[Any]:
-            yield from save(run)
-            digests.setdefault(run.at.step, []).append(digest_of(run.out))
-
-        training._save = saved
+        digests: dict[str, list[str]] = {}
+        around_saves(
+            pytest.MonkeyPatch(),
+            lambda run: digests.setdefault(run.at.step, []).append(digest_of(run.out)),
+        )
         for _ in training.train(micro(data, quiet, steps, stop=Wish(lambda: 0))):  # at every step
             pass
         (folder / "digests.json").write_text(json.dumps(digests))
@@ -318,6 +278,63 @@ def kill_chains(folder: Path, chains: int, kills: int, seed: int) -> dict[str, o
     return {"cases": chains * kills, "failures": failures}
 
 
+# -- encoding ------------------------------------------------------------------------------------
+
+
+def kill_while_encoding(folder: Path, kills: int, seed: int) -> dict[str, object]:
+    """A run is killed before, while or after its pictures or captions are encoded, or while that is put in place."""
+    chance, failures, steps = random.Random(seed), [], 12
+    data, run, cache = _toy_data(folder / "data"), folder / "run", folder / "cache"
+    resumed_to_the_end(data, folder / "quiet", steps)
+    expected = all_of(folder / "quiet")
+    counts: dict[str, int] = {}
+    for case in range(kills):
+        name, when = (
+            chance.choice(["_fill", "_read_texts"]),
+            chance.choice(["inside", "after", "sync"]),
+        )
+        nth = chance.randint(1, 4)
+
+        def work(name: str = name, when: str = when, nth: int = nth) -> None:
+            patch, left = pytest.MonkeyPatch(), nth
+            patch.setattr(latents, "BATCH", 4)
+            whole, sync = getattr(latents, name), os.fsync
+
+            def count(*_: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    die()
+
+            def synced(handle: int) -> None:
+                sync(handle)
+                count()
+
+            def encoded(*given: Any) -> Any:
+                found = whole(*given[:-1], count if when == "inside" else given[-1])
+                if when == "after":
+                    die()
+                patch.setattr(os, "fsync", synced)
+                return found
+
+            patch.setattr(latents, name, encoded)
+            for _ in training.train(micro(data, run, steps)):
+                pass
+
+        what = f"case {case}: {name}, {when} {nth}"
+        counts[f"{name} {when}"] = counts.get(f"{name} {when}", 0) + 1
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
+        _, status = os.waitpid(fork_and(work), 0)
+        if not os.WIFSIGNALED(status):
+            failures.append(f"{what}: not killed but {status}")
+        elif status := resumed_to_the_end(data, run, steps):
+            failures.append(f"{what}: ended with {status}")
+        elif wrong := differences(all_of(run), expected):
+            failures.append(f"{what}: other {wrong[:5]}")
+    return {"cases": kills, "failures": failures, "counts": counts}
+
+
 # -- signals --------------------------------------------------------------------------------------
 
 
@@ -331,8 +348,8 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, object]:
     (folder / "prompts").write_text("bar number 1\nbar\n")
     arguments = [
         "train", data, "--resume", "-v", "--steps", steps, "--resolution", 32, "--batch-size", 2, "--device", "cpu",
-        "--set", "contrastive_batch_size=4", "--set", "vocab_size=300", "--precision", "fp32", "--prompts",
-        folder / "prompts",
+        "--set", "contrastive_batch_size=4", "--set", "autoencoder_batch_size=2", "--set", "vocab_size=300",
+        "--precision", "fp32", "--prompts", folder / "prompts",
     ]  # fmt: skip
     said = folder / "said"
 
@@ -445,7 +462,7 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, object]:
         if (run / "log.jsonl").exists():
             text = (run / "log.jsonl").read_text()
             rows = [json.loads(line) for line in text.split("\n")[:-1]]
-            rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+            rows = [{k: v for k, v in row.items() if k not in toy_runs.CLOCK} for row in rows]
             if rows != all_rows[: len(rows)]:
                 failures.append(f"{what}: other rows in the log")
         if code == 0:
@@ -461,13 +478,15 @@ def signals(folder: Path, count: int, seed: int) -> dict[str, object]:
 POINTS = ("forward", "gradient", "loss", "pictures", "look")
 IN_STAGE = {
     "contrastive": ("text_encoder", "image_encoder"),
-    "flow": ("text_encoder", "generator"),
-    "adversarial": ("text_encoder", "image_encoder", "generator", "discriminator"),
+    "autoencoder": ("encoder", "decoder", "patch_discriminator"),
+    "flow": ("generator",),
+    "gan": ("text_encoder", "image_encoder", "decoder", "generator", "discriminator"),
 }
 LOSSES = {
     "contrastive": ("contrastive_loss",),
-    "flow": ("flow_loss",),
-    "adversarial": (
+    "autoencoder": ("perceptual_loss", "hinge_d_loss"),
+    "flow": ("velocity_loss",),
+    "gan": (
         "contrastive_loss", "relativistic_d_loss", "relativistic_g_loss", "mismatch_loss", "finite_penalty",
     ),
 }  # fmt: skip
@@ -491,7 +510,7 @@ def poisoned(value: Any, bad: float, chance: random.Random) -> Any:
 
 
 class Planted:
-    """A number that is not finite, planted somewhere in a run's steps or looks; use as a context.
+    """A number that is not finite, planted somewhere in a run's steps or previews; use as a context.
 
     Args:
         chance: decides where.
@@ -507,67 +526,84 @@ class Planted:
         self.network, self.loss = "", ""
         self.on = self.done = False
         self.calls = 0
-        self.learner: Learner | None = None
-        self._originals = (Learner.__init__, Learner.step, training._look, Batches.get)
+        self.stage: Stage | None = None
+        self._patch = pytest.MonkeyPatch()
 
     def __str__(self) -> str:
         where = {"loss": self.loss, "pictures": ""}.get(self.point, self.network)
-        return f"{self.bad} in {self.point} {where} from step {self.first}, {self.lasts} steps"
+        stage = self.stage.name if self.stage is not None else "no stage"
+        return f"{self.bad} in {self.point} {where} from step {self.first}, {self.lasts} steps, ended in {stage}"
 
     def __enter__(self) -> Planted:
-        made, step, look, get = self._originals
-        planted = self
-
-        def made_with_hooks(self: Learner, *a: Any, **k: Any) -> None:
-            made(self, *a, **k)
-            planted.learner = self
-            for name, network in self.networks.named_children():
-                network.register_forward_hook(functools.partial(planted.forward, name))
-                for parameter in network.parameters():
-                    parameter.register_hook(functools.partial(planted.gradient, name))
-
-        def stepped(self: Learner, stage: str, *a: Any) -> Any:
-            planted.calls += 1
-            networks = IN_STAGE.get(stage, IN_STAGE["adversarial"])
-            if planted.calls == planted.first or planted.network not in networks:
-                planted.network = planted.turn.choice(networks)
-                planted.loss = planted.turn.choice(LOSSES.get(stage, LOSSES["adversarial"]))
-            planted.on = planted.point != "look" and planted.now(planted.calls)
-            whole = getattr(losses, planted.loss)
-            if planted.on and planted.point == "loss":
-                setattr(losses, planted.loss, functools.partial(planted.spoilt, whole))
-            try:
-                return step(self, stage, *a)
-            finally:
-                setattr(losses, planted.loss, whole)
-                planted.on = False
+        look, get, batch = loop.look, Batches.get, flow.Flow._batch
 
         def looked(run: Any) -> Iterator[Any]:
-            planted.on = planted.point == "look"
-            try:
+            self.network = self.turn.choice([*dict(run.material.networks.named_children())])
+            with self._hooked(run.stage, self.point == "look"):
                 yield from look(run)
-            finally:
-                planted.on = False
 
-        def got(self: Batches, stage: str, number: int, size: int) -> Any:
-            batch = get(self, stage, number, size)
-            if planted.point != "pictures" or not planted.now(planted.calls + 1):
-                return batch
-            planted.done = True
-            images = poisoned(batch.images, planted.bad, planted.turn)
-            return dataclasses.replace(batch, images=images)
+        def got(batches: Batches, *where: Any) -> Any:
+            found = get(batches, *where)
+            if not self.on or self.point != "pictures":
+                return found
+            self.done = True
+            return dataclasses.replace(found, images=poisoned(found.images, self.bad, self.turn))
 
-        Learner.__init__, Learner.step = made_with_hooks, stepped
-        training._look, Batches.get = looked, got
+        def latents_of(stage: flow.Flow, *where: Any) -> Any:
+            first, *rest = batch(stage, *where)
+            if self.on and self.point == "pictures":
+                self.done, first = True, poisoned(first, self.bad, self.turn)
+            return first, *rest
+
+        around_each_step(self._patch, self.stepped)
+        for module in (loop, training):
+            self._patch.setattr(module, "look", looked)
+        self._patch.setattr(Batches, "get", got)
+        self._patch.setattr(flow.Flow, "_batch", latents_of)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        Learner.__init__, Learner.step, training._look, Batches.get = self._originals
+        self._patch.undo()
 
-    def now(self, call: int) -> bool:
-        return self.first <= call < self.first + self.lasts
+    def stepped(self, stage: Stage, make: Callable[[], StepResult]) -> StepResult:
+        self.calls += 1
+        if self.calls == self.first or self.stage is None or self.stage.name != stage.name:
+            self.network = self.turn.choice(IN_STAGE[stage.name])
+            self.loss = self.turn.choice(LOSSES[stage.name])
+        self.stage = stage
+        now = self.first <= self.calls < self.first + self.lasts
+        with (
+            self._hooked(stage, now and self.point != "look"),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            if self.on and self.point == "loss":
+                spoilt = functools.partial(self.spoilt, getattr(losses, self.loss))
+                patch.setattr(losses, self.loss, spoilt)
+            return make()
 
-    def forward(self, name: str, module: Any, given: Any, result: Any) -> Any:
+    @contextlib.contextmanager
+    def _hooked(self, stage: Stage, on: bool) -> Iterator[None]:
+        """Be on duty in the networks of a stage: averages too, which are what is drawn with."""
+        networks = [
+            *stage.networks.named_children(),
+            *stage.helpers.items(),
+            *stage.averages.items(),
+        ]
+        hooks: list[Any] = []
+        for name, network in networks if on else []:
+            hooks.append(network.register_forward_hook(functools.partial(self.forward, name)))
+            for parameter in network.parameters():
+                if parameter.requires_grad:
+                    hooks.append(parameter.register_hook(functools.partial(self.gradient, name)))
+        self.on = on
+        try:
+            yield
+        finally:
+            self.on = False
+            for hook in hooks:
+                hook.remove()
+
+    def forward(self, name: str, module: nn.Module, given: Any, result: Any) -> Any:
         if not self.on or self.point not in ("forward", "look") or name != self.network:
             return None
         self.done = True
@@ -586,7 +622,10 @@ class Planted:
 
 
 def plant_numbers(folder: Path, count: int, seed: int) -> dict[str, object]:
-    """A NaN or an infinity at a random step, network and phase of a run, once or for so many steps."""
+    """A NaN or an infinity at a random step, network and phase of a run, once or for so many steps.
+
+    A fourth of the runs are of the founding form.
+    """
     chance, failures, steps = random.Random(seed), [], 12
     data, run = _toy_data(folder / "data"), folder / "run"
     counts: dict[str, float] = dict.fromkeys(
@@ -597,7 +636,8 @@ def plant_numbers(folder: Path, count: int, seed: int) -> dict[str, object]:
         begun, found = time.monotonic(), []
         with Planted(chance, steps) as planted:
             try:
-                for event in training.train(micro(data, run, steps)):
+                config = {"objective": "gan" if case % 4 == 3 else "flow"}
+                for event in training.train(micro(data, run, steps, config=config)):
                     counts["went back"] += "back to step" in getattr(event, "text", "")
                 counts["finished"] += 1
             except TrainingError as error:
@@ -606,8 +646,8 @@ def plant_numbers(folder: Path, count: int, seed: int) -> dict[str, object]:
                     found.append(str(error))
             except BaseException as error:
                 found.append(repr(error))
-        if planted.learner is not None:
-            found += poison_left(planted.learner, run)
+        if planted.stage is not None:
+            found += poison_left(planted.stage, run)
         rows = rows_of(run) if (run / "log.jsonl").exists() else []
         counts["skipped steps"] += rows[-1]["skipped"] if rows else 0
         counts["planted"] += planted.done
@@ -619,8 +659,8 @@ def plant_numbers(folder: Path, count: int, seed: int) -> dict[str, object]:
     return {"cases": count, "failures": failures, "counts": counts}
 
 
-def poison_left(learner: Learner, run: Path) -> list[str]:
-    """What is not finite in the networks, the average, the optimizers, the files and the log."""
+def poison_left(stage: Stage, run: Path) -> list[str]:
+    """What is not finite in the networks, averages, helpers, optimizers, files and the log."""
     wrong: list[str] = []
 
     def look(where: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -628,11 +668,8 @@ def poison_left(learner: Learner, run: Path) -> list[str]:
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 wrong.append(f"{where}: {name} is not finite")
 
-    look("networks", learner.networks.state_dict())
-    look("average", learner.average.state_dict())
-    for name, optimizer in learner.optimizers.items():
-        for index, entry in optimizer.state_dict()["state"].items():
-            look(f"optimizer {name}", {f"{index}.{k}": v for k, v in entry.items()})
+    for group, tensors in stage.state_dict().items():
+        look(group, tensors)
     state = checkpoint.load_state(run)
     if state is None:
         return [*wrong, "no state is left"]
@@ -658,12 +695,13 @@ def poison_left(learner: Learner, run: Path) -> list[str]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    make_micro()
+    small()
     kind, place, *numbers = sys.argv[1:]
     Path(place).mkdir(parents=True, exist_ok=True)
     verbs = {
         "resume": kill_at_each_step,
         "chains": kill_chains,
+        "encoding": kill_while_encoding,
         "signals": signals,
         "numbers": plant_numbers,
     }

@@ -63,13 +63,13 @@ def preview(run: Run) -> Iterator[Event]:
         half = GRID // 2
         pairs = torch.stack([real.images[:half], again[:half]], dim=1).flatten(0, 1)
         captions = [text for text in real.captions[:half] for _ in range(2)]
-        grid = to_pixels(pairs.float().cpu().numpy())
+        grid = to_pixels(pairs.float().nan_to_num().cpu().numpy())
     else:
         drawn = features_of(_drawn(run, real.captions, range(len(rows))))
         at.fresh["retrieval"] = retrieval(drawn)
         _add_distances(run, drawn, real_features, features_of)
         pictures = _drawn(run, run.prompts, range(len(run.prompts)))
-        grid = to_pixels(pictures.float().cpu().numpy())
+        grid = to_pixels(pictures.float().nan_to_num().cpu().numpy())
     at.figures = dict(at.fresh)
     if grid is not None:
         path = run.out / "samples" / f"{at.step:08}.png"

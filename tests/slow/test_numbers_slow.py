@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from t2i_cli.checkpoint import resolve_model
-from t2i_cli.runtime import OnnxRuntime, TorchRuntime
+from t2i_cli.runtime.onnx_runtime import OnnxRuntime
+from t2i_cli.runtime.torch_runtime import TorchRuntime
 from t2i_cli.sample import Model, Wish, encoded
 from tests.slow.summary import SEED, count, run_script, share
 from tests.toy_weights import save_toy
@@ -33,7 +34,7 @@ def test_9_numbers_that_are_not_finite(memory: Path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["toy, onnxruntime", "toy, torch", "toy RGB, onnxruntime", "shipped, onnxruntime"]
+    "kind", ["toy, onnxruntime", "toy, torch", "toy opaque, onnxruntime", "shipped, onnxruntime"]
 )
 def test_10_the_same_bytes_whatever_the_batch(kind: str, tmp_path: Path):
     """Each picture alone, then in batches of random sizes and order, three times."""
@@ -41,19 +42,22 @@ def test_10_the_same_bytes_whatever_the_batch(kind: str, tmp_path: Path):
     if kind.startswith("shipped"):
         path, many = resolve_model(None), 60
     else:
-        path, many = save_toy(tmp_path / "toy.safetensors", channels=3 if "RGB" in kind else 4), 150
+        path, many = save_toy(tmp_path / "toy.safetensors", opaque="opaque" in kind), 150
     runtime = (
-        TorchRuntime(path, "cpu")
+        TorchRuntime.open(path, "cpu")
         if kind.endswith("torch")
         else OnnxRuntime.open(path, lambda _: None)
     )
     model = Model(runtime, path)
+    values = tuple((one.name, one.values[-1]) for one in runtime.config.attributes)
     wishes = [
         Wish(
             chance.choice(PROMPTS) + f" {number}", chance.randrange(2**40),
             guidance=chance.choice([1.0, 1.0, 1.5, 3.0]),
             negative=chance.choice([None, None, "a dog"]), truncation=chance.choice([1.0, 0.7]),
             best_of=chance.choice([1, 1, 1, 3]), scale=chance.choice([1, 1, 2]),
+            steps=chance.choice([1, 2, 6, 6]), references=chance.choice([0, 1, 3, 3]),
+            attributes=chance.choice([(), values]),
         )
         for number in range(many)
     ]  # fmt: skip

@@ -13,11 +13,12 @@ import torch
 import train_faults
 from faults import _toy_data
 
-from t2i_cli import checkpoint, config
+from t2i_cli import checkpoint
 from t2i_cli import train as training
 from t2i_cli.config import PRESETS, RESOLUTIONS, TrainConfig
 from t2i_cli.errors import T2IError, UsageError
-from t2i_cli.training import events
+from t2i_cli.training import events, loop
+from tests import toy_runs
 from tests.slow.summary import SEED, count, run_script, share
 
 pytestmark = pytest.mark.slow
@@ -43,15 +44,21 @@ def test_5_chains_of_fifty_kills(memory: Path):
     count("5: runs of 60 steps, 50 kills in each", told["cases"], told["failures"], begun)
 
 
+def test_5_kills_while_latents_are_made(memory: Path):
+    begun = time.monotonic()
+    told = run_script("train_faults.py", "encoding", memory, share(60), SEED)
+    print(f"\n{told.get('counts')}")
+    count(
+        "5: killed while pictures or captions are encoded", told["cases"], told["failures"], begun
+    )
+
+
 # -- what may not change ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config.PRESETS, "tiny", config.PRESETS["tiny"])
-    for name in ("HELD_OUT", "GRID"):
-        monkeypatch.setattr(training, name, getattr(training, name))
-    train_faults.make_micro()
+    toy_runs.make_small(monkeypatch)
 
 
 def another(name: str, value: Any) -> Any:
@@ -59,7 +66,7 @@ def another(name: str, value: Any) -> Any:
     kind = get_type_hints(TrainConfig)[name]
     choices = {
         "size": tuple(PRESETS), "resolution": RESOLUTIONS, "precision": ("bf16", "fp32"),
-        "text_encoder": ("builtin", "lstm"),
+        "text_encoder": ("builtin", "lstm"), "attribute_weights": ("", "style=bold:2"),
     }.get(name) or get_args(kind)  # fmt: skip
     if choices:
         return next(choice for choice in choices if choice != value)
@@ -83,27 +90,15 @@ def told_of(change: Callable[[], training.TrainSettings]) -> tuple[str, list[str
     return "", messages
 
 
-FLAGS = "--size --resolution --text-encoder --batch-size --lr --seed --val --precision "
-
-
 def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: None):
     begun, failures, cases = time.monotonic(), [], 0
     data, run = _toy_data(memory / "data"), memory / "run"
     settings = train_faults.micro(data, run, 6)
     for _ in training.train(settings):
         pass
-    whole = train_faults.all_of(run)
-    kept = memory / "kept"
-    shutil.copytree(run, kept)
+    whole = toy_runs.all_of(run)
 
-    def tried(
-        name: str,
-        new: training.TrainSettings,
-        refused: str = "",
-        told: str = "",
-        *,
-        goes_on: bool = False,
-    ) -> None:
+    def tried(name: str, new: training.TrainSettings, refused: str = "", told: str = "") -> None:
         nonlocal cases
         cases += 1
         refusal, messages = told_of(lambda: new)
@@ -113,29 +108,22 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
             failures.append(f"{name}: {refusal}")
         if told and not any(told in message for message in messages):
             failures.append(f"{name}: {messages}, expected {told!r}")
-        if goes_on:  # with what it was told of, so it is another run now
-            shutil.rmtree(run)
-            shutil.copytree(kept, run)
-        if (now := train_faults.all_of(run)) != whole:
-            failures.append(f"{name}: the run has changed: {train_faults.differences(now, whole)}")
+        if (now := toy_runs.all_of(run)) != whole:
+            failures.append(f"{name}: the run has changed: {toy_runs.differences(now, whole)}")
 
     given = settings.config
     for field in dataclasses.fields(TrainConfig):
         value = another(field.name, getattr(given, field.name))
         more = {"steps": 0} if field.name == "time" else {}
-        value = 3.0 if field.name == "time" else value
+        value = 60.0 if field.name == "time" else value
         try:
             changed = dataclasses.replace(given, **{field.name: value}, **more)
         except UsageError as error:
             failures.append(f"{field.name} = {value}: {error}")
             continue
         new = dataclasses.replace(settings, config=changed)
-        free = field.name in training.FREE_TO_CHANGE or field.name == "teacher_weight"
-        longer = field.name in ("time", "steps")
-        flag = field.name.replace("_", "-")
-        refusal = "" if free or longer else f"{flag if f'--{flag} ' in FLAGS else field.name} was "
-        told = "the run is asked for" if longer else ""
-        tried(field.name, new, refusal, told, goes_on=longer or free)
+        free = field.name in loop.FREE_TO_CHANGE or field.name == "teacher_weight"
+        tried(field.name, new, "" if free else f"{field.name}: ")
     one, caption = data / "3.png", data / "5.txt"
     others: dict[str, Callable[[Path], object]] = {
         "a caption": lambda d: (d / caption.name).write_text("another\n"),
@@ -157,31 +145,19 @@ def test_6_whatever_has_changed_is_refused_or_announced(memory: Path, small: Non
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(data, place)
         change(place)
-        tried(
-            f"data: {name}",
-            dataclasses.replace(settings, data=place),
-            told="since the run was started",
-            goes_on=True,
-        )
+        tried(f"data: {name}", dataclasses.replace(settings, data=place), "data: ")
     moved = memory / "moved"
     shutil.copytree(data, moved)
     tried("data: moved", dataclasses.replace(settings, data=moved))
     weights, other = memory / "given.safetensors", memory / "other.safetensors"
     shutil.copy(run / "model.safetensors", weights)
     shutil.copy(run / "best.safetensors", other)
-    tried(
-        "weights to start from",
-        dataclasses.replace(settings, init=weights),
-        "the weights that it starts from were not given",
-    )
-    tried("prompts", dataclasses.replace(settings, prompts=["x"]), told="the prompts of the grids")
-    tried("no prompts", dataclasses.replace(settings, prompts=None))
+    tried("weights to start from", dataclasses.replace(settings, init=weights), "init: None -> ")
+    tried("prompts", dataclasses.replace(settings, prompts=["x"]), told="prompts: ")
+    tried("no prompts", dataclasses.replace(settings, prompts=None), told="prompts: ")
     own = run / "tokenizer.model"
-    tried(
-        "tokenizer",
-        dataclasses.replace(settings, tokenizer=own),
-        "the tokenizer was not given and is now",
-    )
+    tried("tokenizer", dataclasses.replace(settings, tokenizer=own), "tokenizer: None -> ")
+    tried("conditions", dataclasses.replace(settings, attributes=()), "attributes: None -> ")
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
