@@ -51,9 +51,12 @@ def go_through_stages(run: Run) -> Iterator[Event]:
                 distributed.take_over(tensors)  # machines that differ may have drifted apart
             yield from save(run)
             if run.material.warm and run.material.references is not None:
-                yield Message(f"{run.out} draws from your pictures already; training makes it better")
+                yield Message(
+                    f"{run.out} draws from your pictures already; training makes it better"
+                )
         yield from _steps(run)
-        if name != run.stages[-1]:  # what a run ends with is the same, whether or not it was stopped there
+        # the last one's state is the same, whether or not the run was stopped in its last step
+        if name != run.stages[-1]:
             run.stage.finish()
 
 

@@ -184,6 +184,8 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     elif settings.init is not None:
         loaded = checkpoint.load_model(settings.init)
         run.inherited = splits.read_records(loaded.info.metadata)
+        told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
+        run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         if loaded.config.resolution != config.resolution:
             raise UsageError(
                 f"--init {settings.init}: trained at {loaded.config.resolution} px, this run asks for "
@@ -230,8 +232,6 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
         warm=run.warm,
     )
     if settings.init is not None and not resumed:
-        told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
-        run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         yield from _tune_where_blurred(run)
     if settings.prompts:
         run.prompts = settings.prompts[:64]
@@ -262,7 +262,9 @@ def tune_again(run: Run, before: dict[str, Any]) -> None:
         before: the facts of its state.
     """
     tuned = _tuned(run.config)
-    if run.warm and all(before.get(name) == getattr(tuned, name) for name in ("autoencoder", "flow")):
+    if run.warm and all(
+        before.get(name) == getattr(tuned, name) for name in ("autoencoder", "flow")
+    ):
         run.share_out(tuned)
 
 

@@ -73,7 +73,7 @@ class Position:
     # figures of the last preview: those that no report has told yet, and all
     fresh: dict[str, float] = field(default_factory=dict[str, float])
     figures: dict[str, float] = field(default_factory=dict[str, float])
-    reconstruction: str = ""  # mean error of the autoencoder on held-out pictures, where it is known
+    reconstruction: str = ""  # mean error of the autoencoder, where it is known
     previewed: int = -1  # step of the last preview
     reported: int = -1  # step of the last report
 
@@ -85,9 +85,7 @@ class Run:
         self.settings, self.device = settings, device
         self.first = distributed.world().first  # of the processes that train together
         config = resolved(settings, device)
-        self.share_out(
-            dataclasses.replace(config, **distributed.from_first(config.to_dict()))
-        )
+        self.share_out(dataclasses.replace(config, **distributed.from_first(config.to_dict())))
         self.out = settings.out
         self.at = Position()
         self.given: dict[str, Any] = {}
