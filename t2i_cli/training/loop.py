@@ -55,9 +55,8 @@ def go_through_stages(run: Run) -> Iterator[Event]:
                     f"{run.out} draws from your pictures already; training makes it better"
                 )
         yield from _steps(run)
-        if (
-            name != run.stages[-1]
-        ):  # what a run ends with is the same, whether or not it was stopped there
+        # the last one's state is the same, whether or not the run was stopped in its last step
+        if name != run.stages[-1]:
             run.stage.finish()
 
 

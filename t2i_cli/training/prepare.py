@@ -216,6 +216,8 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
     elif settings.init is not None:
         loaded = checkpoint.load_model(settings.init)
         run.inherited = splits.read_records(loaded.info.metadata)
+        told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
+        run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         if loaded.config.resolution != config.resolution:
             raise UsageError(
                 f"--init {settings.init}: trained at {loaded.config.resolution} px, this run asks for "
@@ -262,8 +264,6 @@ def make_material(run: Run, *, resumed: bool = False) -> Iterator[Event]:
         warm=run.warm,
     )
     if loaded is not None:
-        told = loaded.info.metadata.get("t2i.reconstruction_l1", "")
-        run.at.reconstruction = told if re.fullmatch(r"\d{1,6}\.\d{1,6}", told, re.ASCII) else ""
         yield from _tune_where_blurred(run)
     if settings.prompts:
         run.prompts = settings.prompts[:64]

@@ -72,9 +72,7 @@ class Position:
     # figures of the last preview: those that no report has told yet, and all
     fresh: dict[str, float] = field(default_factory=dict[str, float])
     figures: dict[str, float] = field(default_factory=dict[str, float])
-    reconstruction: str = (
-        ""  # mean error of the autoencoder on held-out pictures, where it is known
-    )
+    reconstruction: str = ""  # mean error of the autoencoder, where it is known
     previewed: int = -1  # step of the last preview
     reported: int = -1  # step of the last report
 
