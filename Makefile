@@ -85,6 +85,7 @@ wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
 
 # The others are run by hand, as their first lines say: comparison, optimizers, planted_faults, text_encoder and
 # train_eval_encoder train for hours, and good_from_bad needs thousands of pictures.
+# check_many makes a folder of 100,000 files, and the sheets of blind_naming are read by people.
 bench: $(VENV)/.dev  ## what the shipped model costs and how good it is, on examples/icons (minutes)
 	@set -e; run() { echo "== $$*"; OMP_NUM_THREADS=1 $(BIN)/python -m "benchmarks.$$@"; }; \
 	run startup; \
