@@ -84,7 +84,8 @@ wheel: $(VENV)/.dev  ## dist/*.whl, with the shipped weights inside
 		{ echo "the wheel holds no weights" >&2; exit 1; }
 
 # The others are run by hand, as their first lines say: planted_faults, text_encoder and train_eval_encoder train for
-# minutes to hours.
+# minutes to hours, synonyms needs a language model, check_many makes a folder of 100,000 files, and the sheets of
+# blind_naming (prompts in naming_prompts) are read by people.
 bench: $(VENV)/.dev  ## what the shipped model costs and how good it is, on examples/icons (minutes)
 	@set -e; run() { echo "== $$*"; OMP_NUM_THREADS=1 $(BIN)/python -m "benchmarks.$$@"; }; \
 	run startup --rounds 3 --model $(BENCH_MODEL); \
