@@ -49,7 +49,7 @@ def toy_folder(place: Path, *, styled: bool = False, opaque: bool = False) -> Pa
     for number, (pixels, captions) in enumerate(zip(toys.pixels, toys.captions, strict=True)):
         name = f"{number:02}"
         (place / f"{name}.png").write_bytes(images.encode(pixels))
-        row = {"file_name": f"{name}.png", "text": captions[0], **toys.meta[number]}
+        row = {"file_name": f"{name}.png", "text": captions[0], **toys.attributes[number]}
         rows.append(json.dumps(row))
         if not styled:
             (place / f"{name}.txt").write_text("\n".join(captions))

@@ -48,7 +48,7 @@ class Toys:
     resolution: int = 32
     pixels: np.ndarray = field(init=False)
     captions: list[list[str]] = field(init=False)
-    meta: list[dict[str, Any]] = field(init=False)
+    attributes: list[dict[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Draw them."""
@@ -60,7 +60,7 @@ class Toys:
             "bar": abs(y) < 0.15,
             "cross": (abs(x) < 0.1) | (abs(y) < 0.1),
         }
-        self.captions, self.meta, drawn = [], [], []
+        self.captions, self.attributes, drawn = [], [], []
         for colour, rgb in COLOURS.items():
             for shape in SHAPES:
                 mask = masks[shape]
@@ -69,7 +69,7 @@ class Toys:
                 if self.channels == 3:
                     picture[~mask] = 255
                 style = STYLE.values[len(drawn) % 2]
-                self.meta.append({} if len(drawn) % 8 == 7 else {"style": style})
+                self.attributes.append({} if len(drawn) % 8 == 7 else {"style": style})
                 drawn.append(picture[..., : self.channels])
                 self.captions.append([f"a {colour} {shape}", f"{shape}, {colour}"])
         self.pixels = np.stack(drawn)

@@ -44,7 +44,7 @@ class Remedies:
     init: bool = True  # start from trained weights: not where the run did
     fp32: bool = True  # compute in fp32: not where the run does
     contrastive: bool = True  # give the contrastive stage more time: not where the run has none
-    flow: bool = True  # likewise the flow stage
+    flow: bool = True  # learn by flow instead of against D: not where the run does
     lr: float = 2e-3  # the generator's learning rate
 
     @classmethod
@@ -56,7 +56,8 @@ class Remedies:
             init: whether it started from trained weights.
             fp32: whether it computes in fp32.
         """
-        return cls(not init, not fp32, config.contrastive > 0, config.flow > 0, config.flow_lr)
+        by_flow = config.objective == "flow"
+        return cls(not init, not fp32, config.contrastive > 0, not by_flow, config.flow_lr)
 
     def filled(self, text: str) -> str:
         """A sentence with its braces filled by what can be done, or by nothing."""
@@ -64,7 +65,7 @@ class Remedies:
             init=", or start from a trained model with --init" if self.init else "",
             fp32=", or with --precision fp32" if self.fp32 else "",
             contrastive=", or give the contrastive stage more time" if self.contrastive else "",
-            flow=", or give the flow stage more time" if self.flow else "",
+            flow=", or use --objective flow" if self.flow else "",
             lower_lr=f"--lr {_rate(self.lr / 3)}",
             tenth_lr=f"--lr {_rate(self.lr / 10)}",
         )
@@ -406,7 +407,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "one_picture_per_prompt", _GAN,
         "after half of the stage, pictures of one prompt differ less than 0.05 of what prompts differ",
-        "Every seed gives nearly the same picture: lower alignment_weight, or use --objective flow.",
+        "Every seed gives nearly the same picture: lower alignment_weight{flow}.",
         _one_picture,
     ),
     Signal(

@@ -99,9 +99,9 @@ def test_captions_are_those_of_a_place_among_the_training_pictures() -> None:
 
 def test_attributes_are_places_of_values_and_none_is_their_number() -> None:
     toys = Toys()
-    toys.meta[3] = {"style": "unheard-of"}
-    toys.meta[4] = {"style": None}
-    toys.meta[5] = {"size": 12}  # a number in the data is its text
+    toys.attributes[3] = {"style": "unheard-of"}
+    toys.attributes[4] = {"kind": "bold"}  # another attribute's value
+    toys.attributes[5] = {"size": "12"}
     order = np.array([5, 4, 3, 2, 1, 7])
     source = Batches(
         toys, order, toy_tokenizer(), context_length=16, seed=0, device=torch.device("cpu")

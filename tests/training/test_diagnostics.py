@@ -12,6 +12,7 @@ import pytest
 
 from t2i_cli.config import TrainConfig
 from t2i_cli.training.diagnostics import SIGNALS, Doctor, Remedies, examine
+from t2i_cli.wording import plain
 
 Row = dict[str, Any]
 
@@ -61,7 +62,7 @@ def adversarial(rows: int = 60, **changed: Any) -> list[Row]:
     found: list[Row] = []
     for i in range(rows):
         row: Row = {
-            "stage": "adversarial",
+            "stage": "gan",
             "stage_progress": (i + 1) / rows,
             "step": 2000 + 10 * (i + 1),
             "d_real": 0.6 + draw.gauss(0, 0.2),
@@ -164,16 +165,16 @@ def test_every_signal_is_tested_and_says_what_to_do() -> None:
 
 
 def test_only_what_can_still_be_done_is_proposed() -> None:
-    config = TrainConfig(contrastive=0.0, flow=0.0, flow_lr=3e-4)
+    config = TrainConfig(contrastive=0.0, flow_lr=3e-4)
     for can, kept in (
         (Remedies(), True),
-        (Remedies.of(TrainConfig(), init=False, fp32=False), True),
+        (Remedies.of(TrainConfig(objective="gan"), init=False, fp32=False), True),
         (Remedies.of(config, init=True, fp32=True), False),
     ):
         told = " ".join(can.filled(signal.text) for signal in SIGNALS)
-        for offer in ("--init", "--precision fp32", "contrastive stage more", "flow stage more"):
+        for offer in ("--init", "--precision fp32", "contrastive stage more", "--objective flow"):
             assert (offer in told) == kept, offer
-        assert f"--lr {can.lr / 3:.1g}" in told
+        assert f"--lr {plain(float(f'{can.lr / 3:.1g}'))}" in told
         assert "{" not in told and " ," not in told
     assert Remedies.of(config, init=True, fp32=True).lr == 3e-4
     doctor = Doctor(50, warm=True, can=Remedies.of(TrainConfig(), init=True, fp32=False))

@@ -256,20 +256,24 @@ def test_text_features_come_in_the_order_of_the_texts(tmp_path: Path) -> None:
 def test_text_features_are_read_once_and_again_where_the_encoder_changes(tmp_path: Path) -> None:
     tokenizer = toy_tokenizer()
     encoder = TextEncoder(toy_config(vocab_size=tokenizer.vocab_size).text)
-    asked: list[str] = []
+    read: list[int] = []  # tokens of each text that the encoder reads
+    encoder.register_forward_hook(lambda _, given, said: read.extend(given[1].sum(1).tolist()))
 
-    def tokens(some):
-        asked.extend(some)
-        return tuple(map(torch.from_numpy, tokenizer.batch(some, 16)))
+    def tokens(some, length=16):
+        return tuple(map(torch.from_numpy, tokenizer.batch(some, length)))
 
-    first = text_features(["a red ball", "a bar"], tokens, encoder, tmp_path)
-    assert sorted(asked) == ["a bar", "a red ball"]
-    assert torch.equal(text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first)
-    assert len(asked) == 2
+    texts = ["a red ball", "a bar"]
+    lengths = sorted(tokens(texts)[1].sum(1).tolist())
+    first = text_features(texts, tokens, encoder, tmp_path)
+    assert sorted(read) == lengths
+    assert torch.equal(text_features(texts, tokens, encoder, tmp_path), first)
+    assert len(read) == 2
     with torch.no_grad():
         encoder.head.weight.mul_(-1)
-    assert not torch.equal(text_features(["a red ball", "a bar"], tokens, encoder, tmp_path), first)
-    assert len(asked) == 4
+    assert not torch.equal(text_features(texts, tokens, encoder, tmp_path), first)
+    assert len(read) == 4
+    text_features(texts, lambda some: tokens(some, 3), encoder, tmp_path)  # cut elsewhere
+    assert read[4:] == [3, 3]
 
 
 # -- the store and the neighbours -------------------------------------------------------------
