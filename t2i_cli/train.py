@@ -284,8 +284,6 @@ def _train(run: Run) -> Iterator[Event]:
     )
     for problem in run.pictures.report.errors:
         yield Message(f"left out: {problem.text}")
-    for problem in run.pictures.report.errors:
-        yield Message(f"left out: {problem.text}")
     for problem in run.pictures.report.problems:
         if problem.kind == "own":
             yield Message(problem.text)

@@ -111,7 +111,7 @@ def test_a_run_from_trained_weights_goes_on_without_them(
     ends(settings(data, tmp_path / "run", config=config, resume=True))
     assert differences(all_of(tmp_path / "run"), all_of(tmp_path / "whole")) == []
     other = {"init": tmp_path / "run" / "model.safetensors"}
-    with pytest.raises(UsageError, match="init: "):  # it still knows which ones they were
+    with pytest.raises(UsageError, match="the weights that it starts from are others now"):  # it still knows which ones they were
         ends(settings(data, tmp_path / "run", config=config, resume=True, **other))
 
 
@@ -183,36 +183,38 @@ def test_a_cache_that_is_gone_or_damaged_is_made_again(
 # -- what may not change ----------------------------------------------------------------------------
 
 
-def test_changed_data_and_settings_are_told(data: Path, tmp_path: Path, unbroken: Path) -> None:
+def test_changed_settings_are_refused_and_changed_data_are_told(
+    data: Path, tmp_path: Path, unbroken: Path
+) -> None:
     run = Path(shutil.copytree(unbroken, tmp_path / "run"))
     for config, told in (
-        ({"steps": 13}, "steps: 12 -> 13"),
-        ({"flow_lr": 1e-3}, "flow_lr: 0.002 -> 0.001"),
-        ({"autoencoder_batch_size": 2}, "autoencoder_batch_size: 4 -> 2"),
+        ({"batch_size": 5}, "--batch-size was 4 and is 5 now"),
+        ({"flow_lr": 1e-3}, "--set flow_lr was 0.002 and is 0.001 now"),
+        ({"autoencoder_batch_size": 2}, "--set autoencoder_batch_size was 4 and is 2 now"),
     ):
         with pytest.raises(UsageError, match=told):
             ends(settings(data, run, resume=True, config=config))
-    other = Path(shutil.copytree(data, tmp_path / "other"))
-    (other / "03.png").unlink()
-    with pytest.raises(UsageError, match="data: "):
-        ends(settings(other, run, resume=True))
     free = {"save_every": 7.0, "sample_every": 8.0, "report_every": 9.0}
     ends(settings(data, run, resume=True, config=free))  # changes nothing that is learned
     assert differences(all_of(run), all_of(unbroken)) == []
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    (other / "03.png").unlink()
+    told = said(ends(settings(other, run, resume=True)))
+    assert any("last resumed: 1 picture was removed; it goes on" in text for text in told)
 
 
 def test_what_a_run_was_given_is_a_fact_of_it(data: Path, tmp_path: Path, unbroken: Path) -> None:
     """Weights to start from, a tokenizer and prompts are no settings, and change what is learned or told."""
     run = Path(shutil.copytree(unbroken, tmp_path / "run"))
     for given, told in (
-        ({"init": run / "model.safetensors"}, "init: None -> "),
-        ({"tokenizer": run / "tokenizer.model"}, "tokenizer: None -> "),
-        ({"attributes": ()}, "attributes: None -> "),
+        ({"init": run / "model.safetensors"}, "the weights that it starts from were not given and are now"),
+        ({"tokenizer": run / "tokenizer.model"}, "the tokenizer was not given and is now"),
+        ({"attributes": ()}, '--attributes was not given and is "" now'),
     ):
         with pytest.raises(UsageError, match=told):
             ends(settings(data, run, resume=True, **given))
     told = ends(settings(data, run, resume=True, prompts=["a red ball"]))
-    assert any(text.startswith("prompts: ") for text in said(told))
+    assert any("prompts of the grids are others now" in text for text in said(told))
     assert differences(all_of(run), all_of(unbroken)) == []
 
 

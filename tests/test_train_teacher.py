@@ -101,7 +101,7 @@ def test_another_teacher_is_another_run(
     monkeypatch.setattr(
         prepare, "load_teacher", lambda *_: dataclasses.replace(reader(), digest="other")
     )
-    with pytest.raises(UsageError, match="teacher: d1 -> other"):
+    with pytest.raises(UsageError, match="the language model that teaches it is another one now"):
         ends(taught(data, tmp_path, resume=True))
 
 

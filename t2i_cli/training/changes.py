@@ -29,6 +29,7 @@ _FLAGS = frozenset(
         *("init", "objective", "attributes", "tokenizer", "prompts", "device"),
     )
 )
+_OF_OPTIONS = {"teacher": "--text-encoder", "defaults": "--default"}  # facts -> what they come from
 _FILES = {  # known by a checksum, which says nothing to a person
     "init": "the weights that it starts from",
     "tokenizer": "the tokenizer",
@@ -135,17 +136,20 @@ def refusal(changed: Mapping[str, tuple[Any, Any]]) -> tuple[str, str]:
     ('--lr was 1 and is 2 now; --set gamma was 0 and is 0.5 now', 'leave out --lr and --set gamma, or give another -o')
     >>> refusal({"init": ("a8f...", None)})[0]
     'the weights that it starts from were given and are not now'
+    >>> refusal({"defaults": ("", "style=bold")})
+    ('--default was "" and is style=bold now', 'leave out --default, or give another -o')
     """
     told: list[str] = []
     flags: list[str] = []
     changed = _with_lr(changed)
     for key, (was, now) in changed.items():
         flag = "--" + key.replace("_", "-") if key in _FLAGS else f"--set {key}"
+        flag = _OF_OPTIONS.get(key, flag)
         if key in _FILES:
             told.append(_of_file(_FILES[key], was, now))
         else:
             told.append(f"{flag} was {_value(was)} and is {_value(now)} now")
-        flags.append("--text-encoder" if key == "teacher" else flag)
+        flags.append(flag)
     given_again = [
         flag
         for flag, (key, (was, now)) in zip(flags, changed.items(), strict=True)
@@ -183,7 +187,7 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return plain(value)
-    return "not given" if value is None else str(value)
+    return "not given" if value is None else str(value) or '""'
 
 
 def _span(seconds: float) -> str:
