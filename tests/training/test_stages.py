@@ -300,7 +300,7 @@ def test_the_founding_forms_come_to_follow_the_caption(
     """From a generator that draws noise: pictures come to be those of their captions, and only G and D learn."""
     material = toy_material(
         cache, kind=kind, objective="gan", contrastive_lr=3e-3, contrastive_batch_size=16, batch_size=16,
-        gan_lr=2e-3, discriminator_lr=1.0, alignment_weight=2.0, caption_dropout=0.0, **options,
+        gan_lr=1e-3, discriminator_lr=1.0, alignment_weight=2.0, caption_dropout=0.0, **options,
     )  # fmt: skip
     run(toy_stage("contrastive", material), 60)
     material.networks.decoder.load_state_dict(decoder)
@@ -312,7 +312,7 @@ def test_the_founding_forms_come_to_follow_the_caption(
         if name != "generator"
     }
     before = fit(material)
-    rows = run(stage, 30)
+    rows = run(stage, 60)  # whitened, the texts of so few toys are harder to tell
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert rows[-1]["alignment_loss"] < 0.7 * rows[1]["alignment_loss"]
     assert fit(material) > before + 0.15
@@ -687,7 +687,7 @@ def test_a_state_is_whole_and_of_its_own_stage(cache: Path, name: str) -> None:
     saved = snapshot(stage)
     assert set(saved) == {
         "networks",
-        "images",
+        f"stage-{name}",
         *(f"average-{one}" for one in stage.averages),
         *(f"helper-{one}" for one in stage.helpers),
         *(f"optimizer-{one}" for one in stage.optimizers),
