@@ -118,13 +118,13 @@ def test_numbers_may_be_written_as_text():
 
 def test_fields_that_say_nothing_are_named_once_and_cost_nothing():
     told = []
-    lines = [b'{"prompt": "a", "sede": 3}', b'{"prompt": "b", "sede": 4, "style": "flat"}']
+    lines = [b'{"prompt": "a", "sede": 3}', b'{"prompt": "b", "sede": 4, "stile": "flat"}']
     got = list(requests(iter(lines), told.append))
     assert [item.prompt for item in got] == ["a", "b"]
     assert [item.seed for item in got] == [None, None]
     assert len(told) == 2
     assert "line 1: the field sede is not known" in told[0]
-    assert "line 2: the field style is not known" in told[1]
+    assert "line 2: the field stile is not known" in told[1]
 
 
 def test_notes_and_empty_lines_are_passed_over():

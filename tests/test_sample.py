@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -68,7 +69,8 @@ def test_one_prompt_one_picture(model):
 
 def test_a_model_of_opaque_pictures_writes_rgb(model, monkeypatch, tmp_path):
     clear = array(model.sample("a red ball", 3)).astype(int)
-    monkeypatch.setattr(model.runtime, "opaque", True)
+    opaque = dataclasses.replace(model.runtime.config, opaque=True)
+    monkeypatch.setattr(model.runtime, "config", opaque)
     picture = model.sample("a red ball", 3)
     assert picture.mode == "RGB"
     on_white = clear[..., :3] * clear[..., 3:] / 255 + 255 - clear[..., 3:]
@@ -618,12 +620,12 @@ def test_a_sheet_of_prompts_by_seeds_has_a_row_a_prompt(t2i, tmp_path):
 
 
 def test_prompts_of_every_form_are_drawn_and_strange_ones_are_told(t2i, tmp_path):
-    (tmp_path / "list.csv").write_text('prompt,seed,style\n"a red ball","7",flat\nzwixqua,,\n')
+    (tmp_path / "list.csv").write_text('prompt,seed,stile\n"a red ball","7",flat\nzwixqua,,\n')
     done = t2i("-i", "list.csv", "-o", "o/{i}.png", "--json")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["prompt"], row["seed"]) for row in rows] == [("a red ball", 7), ("zwixqua", 0)]
-    assert "the field style is not known" in done.stderr
+    assert "the field stile is not known" in done.stderr
     assert "the model knows no word of this prompt: zwixqua" in done.stderr
     assert "no word of this prompt: a red ball" not in done.stderr
 
@@ -730,7 +732,7 @@ def test_a_pipe_that_has_ended_is_read_whole_however_often_it_says_the_same(weig
         text=True, env=environment(weights), cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout == "ball-0.png\nbar-0.png\n"
-    assert "2999 prompts failed; 2 pictures are written" in done.stderr
+    assert "2,999 prompts failed; 2 pictures are written" in done.stderr
     assert done.returncode == 4
 
 

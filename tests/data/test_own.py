@@ -173,10 +173,10 @@ def test_training_inside_the_data_is_resumed_to_its_end(
     monkeypatch.setenv("T2I_CACHE", str(tmp_path / "cache"))
     line = ("train", ".", "--resume", "--steps", "8", "--resolution", "32", "--batch-size", "4")
     stop = (
-        "import t2i_cli.train as train, sys\nfrom t2i_cli.cli import run\n"
-        "save = train._save\n"
+        "import t2i_cli.training.loop as loop, sys\nfrom t2i_cli.cli import run\n"
+        "save = loop.save\n"
         "def save_and_stop(r):\n    yield from save(r)\n    r.settings.stop.signum = 15\n"
-        "train._save = save_and_stop\nsys.exit(run(sys.argv[1:]))\n"
+        "loop.save = save_and_stop\nsys.exit(run(sys.argv[1:]))\n"
     )
     root = str(Path(__file__).parent.parent.parent)
     stopped = subprocess.run(
