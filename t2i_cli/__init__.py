@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from t2i_cli.tokenizer import Tokenizer
     from t2i_cli.train import TrainSettings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Model",
