@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ def test_a_run_from_trained_weights_goes_on_without_them(
     ends(settings(data, tmp_path / "run", config=config, resume=True))
     assert differences(all_of(tmp_path / "run"), all_of(tmp_path / "whole")) == []
     other = {"init": tmp_path / "run" / "model.safetensors"}
-    with pytest.raises(UsageError, match="the weights that it starts from are others now"):  # it still knows which ones they were
+    # it still knows which ones they were
+    with pytest.raises(UsageError, match="the weights that it starts from are others now"):
         ends(settings(data, tmp_path / "run", config=config, resume=True, **other))
 
 
@@ -196,7 +198,9 @@ def test_changed_settings_are_refused_and_changed_data_are_told(
             ends(settings(data, run, resume=True, config=config))
     free = {"save_every": 7.0, "sample_every": 8.0, "report_every": 9.0}
     ends(settings(data, run, resume=True, config=free))  # changes nothing that is learned
-    assert differences(all_of(run), all_of(unbroken)) == []
+    assert differences(all_of(run), all_of(unbroken)) == ["config.toml"]
+    now, before = (tomllib.loads((one / "config.toml").read_text()) for one in (run, unbroken))
+    assert now == before | free  # what was asked for now holds from here on
     other = Path(shutil.copytree(data, tmp_path / "other"))
     (other / "03.png").unlink()
     told = said(ends(settings(other, run, resume=True)))
@@ -207,9 +211,12 @@ def test_what_a_run_was_given_is_a_fact_of_it(data: Path, tmp_path: Path, unbrok
     """Weights to start from, a tokenizer and prompts are no settings, and change what is learned or told."""
     run = Path(shutil.copytree(unbroken, tmp_path / "run"))
     for given, told in (
-        ({"init": run / "model.safetensors"}, "the weights that it starts from were not given and are now"),
+        (
+            {"init": run / "model.safetensors"},
+            "the weights that it starts from were not given and are now",
+        ),
         ({"tokenizer": run / "tokenizer.model"}, "the tokenizer was not given and is now"),
-        ({"attributes": ()}, '--attributes was not given and is "" now'),
+        ({"attributes": ()}, "--attributes was not given and is none now"),
     ):
         with pytest.raises(UsageError, match=told):
             ends(settings(data, run, resume=True, **given))

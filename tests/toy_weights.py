@@ -37,7 +37,9 @@ def toy_store(networks: models.Networks) -> ReferenceStore:
         latents = networks.encoder(images).numpy()
         features = networks.text_encoder(tokens, mask).text_features
         keys = F.normalize(networks.generator.whitened(features), dim=1).numpy()
-    kinds = [[one.index(row.get(one.name, "")) for one in config.attributes] for row in toys.attributes]
+    kinds = [
+        [one.index(row.get(one.name, "")) for one in config.attributes] for row in toys.attributes
+    ]
     return ReferenceStore(
         quantised_latents(latents),
         quantised_keys(keys),

@@ -137,7 +137,7 @@ def refusal(changed: Mapping[str, tuple[Any, Any]]) -> tuple[str, str]:
     >>> refusal({"init": ("a8f...", None)})[0]
     'the weights that it starts from were given and are not now'
     >>> refusal({"defaults": ("", "style=bold")})
-    ('--default was "" and is style=bold now', 'leave out --default, or give another -o')
+    ('--default was none and is style=bold now', 'leave out --default, or give another -o')
     """
     told: list[str] = []
     flags: list[str] = []
@@ -187,7 +187,7 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return plain(value)
-    return "not given" if value is None else str(value) or '""'
+    return "not given" if value is None else str(value) or "none"
 
 
 def _span(seconds: float) -> str:

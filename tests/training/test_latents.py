@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -259,8 +260,9 @@ def test_text_features_are_read_once_and_again_where_the_encoder_changes(tmp_pat
     read: list[int] = []  # tokens of each text that the encoder reads
     encoder.register_forward_hook(lambda _, given, said: read.extend(given[1].sum(1).tolist()))
 
-    def tokens(some, length=16):
-        return tuple(map(torch.from_numpy, tokenizer.batch(some, length)))
+    def tokens(some: Sequence[str], length: int = 16) -> tuple[Tensor, Tensor]:
+        found, mask = tokenizer.batch(some, length)
+        return torch.from_numpy(found), torch.from_numpy(mask)
 
     texts = ["a red ball", "a bar"]
     lengths = sorted(tokens(texts)[1].sum(1).tolist())
