@@ -131,7 +131,10 @@ def test_quick_commands_import_neither_torch_nor_rich(
         (["train", "x", "--set", "flaw=0.5"], "unknown setting flaw; "),
         (["train", "x", "--set", "flow=2.5"], "out of range"),
         (["train", "x", "--config", "nowhere.toml"], "No such file"),
-        (["train", "x", "--captions-from", "dreams"], "use folder, name, metadata, sidecar, shards"),
+        (
+            ["train", "x", "--captions-from", "dreams"],
+            "use folder, name, metadata, sidecar, shards",
+        ),
         (["train", "x", "--objective", "magic"], "objective = magic: not known; use flow, gan"),
         (["train", "x", "--resolution", "32", "--set", "distill=0.1"], "unknown setting distill; "),
         (["train", "x", "--distill-from", "y"], "no such option: --distill-from"),
