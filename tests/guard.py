@@ -102,7 +102,9 @@ def run_guarded(
     command = [sys.executable, "-B", str(Path(__file__)), str(report), *map(str, arguments)]
     if strace := shutil.which("strace"):
         command = [strace, "-f", "-qq", "-y", "-e", f"trace={_TRACED}", "-o", str(trace), *command]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    # torch's compiler, once a test of this process has loaded it, names its folder in the environment
+    foreign = ("XDG_", "TORCHINDUCTOR_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     kept |= {"HOME": str(home), "TMPDIR": str(temporary), "T2I_CACHE": str(world / "cache")}
     kept["PYTHONPATH"] = str(Path(__file__).parent.parent)
     done = subprocess.run(

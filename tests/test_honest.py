@@ -12,7 +12,7 @@ import pytest
 
 from t2i_cli import checkpoint, data, png
 from t2i_cli.data.splits import read_records, split_record
-from t2i_cli.errors import DataError
+from t2i_cli.errors import DataError, visible
 from t2i_cli.evaluate import EvalSettings, evaluate
 from t2i_cli.evaluation.report import report
 from t2i_cli.evaluation.results import Evaluation
@@ -91,7 +91,7 @@ def test_where_the_split_is_unknown_the_report_says_so(folder: Path, tmp_path: P
     toy = save_toy(tmp_path / "toy.safetensors")
     found = measured(folder, tmp_path / "cache", toy)
     assert any("may have been seen in training" in text for text in found.warnings)
-    assert "toy.safetensors was trained on" in found.warnings[0]
+    assert f"{visible(str(toy), 80)} was trained on" in found.warnings[0]
     assert found.to_dict()["warnings"] == list(found.warnings)
     assert "may have been seen in training" in report(found)
     done = cli("eval", toy, folder, "--metrics", "kid", "-n", 10)
