@@ -711,6 +711,19 @@ def test_a_resumed_flow_keeps_the_whitening_that_it_began_with(cache: Path) -> N
     assert torch.equal(material.networks.generator.text_whiten, whitening)
 
 
+@pytest.mark.parametrize("name", ["flow", "gan"])
+@pytest.mark.parametrize("contrastive", [0.0, 0.5])
+def test_a_trained_generator_is_told_of_texts_as_it_was(
+    cache: Path, name: str, contrastive: float
+) -> None:
+    material = toy_material(cache, contrastive=contrastive)
+    material.warm = True
+    whitening = material.networks.generator.text_whiten.mul_(3.0).clone()
+    list(toy_stage(name, material).prepare())
+    kept = torch.equal(material.networks.generator.text_whiten, whitening)
+    assert kept == (contrastive == 0.0)  # a text encoder that learns on is whitened anew
+
+
 # -- averages and learning rates ---------------------------------------------------------------
 
 

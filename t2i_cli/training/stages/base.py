@@ -38,6 +38,11 @@ class Material:
     references: ReferenceStore | None = None  # of the training pictures, once they are encoded
     warm: bool = False  # whether the networks come of a trained model
 
+    @property
+    def reads_as_trained(self) -> bool:
+        """Whether texts are read as the trained model reads them, so that its generator is told what it knows."""
+        return self.warm and not self.config.contrastive
+
 
 class Stage(ABC):
     """A part of training with networks, optimizers and a step of its own.

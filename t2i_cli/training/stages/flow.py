@@ -125,7 +125,8 @@ class Flow(Stage):
         networks, config, batches = self.networks, self.config, self.material.batches
         generator, count = networks.generator, self.latents.originals
         first = self.features[self.caption_ids[:, 0]].float()
-        if not self.images:  # a resumed stage has learned with what it began with
+        # a resumed stage, and one that starts from trained weights, has learned with what it began with
+        if not self.images and not self.material.reads_as_trained:
             for network in (generator, self.averages["generator"]):
                 assert isinstance(network, Generator)
                 network.whiten(first[:count].to(self.device))

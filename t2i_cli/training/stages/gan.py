@@ -114,7 +114,7 @@ class Gan(Stage):
 
     def prepare(self) -> Iterator[Event]:
         """Whiten the texts, which the generator is told what to draw by."""
-        if not self.images:
+        if not self.images and not self.material.reads_as_trained:
             batches = self.material.batches
             captions = sorted({batches.captions(place)[0] for place in range(len(batches))})
             features = text_features(
