@@ -40,7 +40,6 @@ __all__ = [
     "fit",
     "fitted",
     "flatten",
-    "from_pil",
     "grid",
     "quiet",
     "read_picture",
@@ -178,11 +177,6 @@ def to_pil(pixels: np.ndarray) -> Image.Image:
     assert pixels.ndim == 3, pixels.shape
     assert pixels.shape[2] in (3, 4), pixels.shape
     return Image.fromarray(np.ascontiguousarray(pixels))
-
-
-def from_pil(image: Image.Image) -> np.ndarray:
-    """A PIL image of any mode -> pixels, uint8 (h, w, 4) where it has transparency, else (h, w, 3)."""
-    return np.array(_eight_bit(image))
 
 
 def encode(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from t2i_cli.errors import UsageError
+
 __all__ = ["SILENCE", "Compiler", "onnxruntime", "silence", "transformers"]
 
 _FOLDER = "TORCHINDUCTOR_CACHE_DIR"
@@ -59,14 +61,20 @@ class Compiler:
             os.environ.pop(name, None)
 
 
-def transformers() -> Any:
+def transformers(asked: str) -> Any:
     """The module ``transformers``, silent.
 
+    Args:
+        asked: the option that needs it, as the user wrote it.
+
     Raises:
-        ImportError: it is not installed.
+        UsageError: it is not installed.
     """
     silence()
-    import transformers  # pyright: ignore[reportMissingImports]
+    try:
+        import transformers  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UsageError(f"{asked}: needs transformers", "pip install 't2i-cli[hf]'") from error
 
     with Compiler():
         return transformers

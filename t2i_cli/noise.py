@@ -6,11 +6,9 @@ a seed draws the same noise on every device and with every later numpy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-__all__ = ["MAX_SEED", "noise_batch", "noise_for"]
+__all__ = ["MAX_SEED", "noise_for"]
 
 MAX_SEED = 2**63 - 1  # a seed is an integer in 0..MAX_SEED
 
@@ -19,8 +17,3 @@ def noise_for(seed: int, channels: int, resolution: int) -> np.ndarray:
     """Standard normal noise, float32 (channels, resolution, resolution), that depends on the seed alone."""
     stream = np.random.RandomState(np.random.Philox(key=seed))
     return stream.standard_normal((channels, resolution, resolution)).astype(np.float32)
-
-
-def noise_batch(seeds: Sequence[int], channels: int, resolution: int) -> np.ndarray:
-    """The noise of several seeds, float32 (b, channels, resolution, resolution)."""
-    return np.stack([noise_for(seed, channels, resolution) for seed in seeds])

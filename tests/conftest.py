@@ -115,3 +115,21 @@ def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     f"a {colour} {shape}\n{shape} in {colour}\n", encoding="utf-8"
                 )
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_runs() -> Iterator[None]:
+    """Training runs of a file are a few steps of networks as small as they can be."""
+    from tests.toy_runs import make_small
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of captioned toys to train on. Read only."""
+    from tests.toy_runs import toy_folder
+
+    return toy_folder(tmp_path_factory.mktemp("toys") / "data")

@@ -29,7 +29,6 @@ from tests.toy_runs import (
     before_each_step,
     differences,
     ends,
-    make_small,
     rows_of,
     said,
     settings,
@@ -38,19 +37,9 @@ from tests.toy_runs import (
     toy_folder,
 )
 
+pytestmark = pytest.mark.usefixtures("small_runs")
+
 FLOW = {"contrastive": 0.0, "autoencoder": 0.0}  # what a run from trained weights does
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_folder(tmp_path_factory.mktemp("toys") / "data")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,16 @@ from tests.toy_runs import (
     before_each_step,
     differences,
     ends,
-    make_small,
     rows_of,
     said,
     settings,
     stages_of,
     stop_in_step,
-    toy_folder,
 )
 
+pytestmark = pytest.mark.usefixtures("small_runs")
+
 GAN = {"objective": "gan", "steps": 8}  # one step of contrastive, three of autoencoder, four of gan
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_folder(tmp_path_factory.mktemp("toys") / "data")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from tests.toy_runs import (
     all_of,
     differences,
     ends,
-    make_small,
     rows_of,
     said,
     settings,
     stop_in_step,
-    toy_folder,
 )
 from tests.training.test_teacher import Reader, reader
+
+pytestmark = pytest.mark.usefixtures("small_runs")
 
 TAUGHT = {
     "text_encoder": "/some/folder/reader",
@@ -36,18 +35,6 @@ TAUGHT = {
     "autoencoder": 0.25,
     "flow": 0.25,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_folder(tmp_path_factory.mktemp("toys") / "data")
 
 
 @pytest.fixture

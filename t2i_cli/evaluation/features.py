@@ -180,12 +180,7 @@ def _onnx(path: Path) -> Encoder:
 
 
 def _transformers(name: str, device: str, *, local: bool) -> Encoder:
-    try:
-        transformers = libraries.transformers()
-    except ImportError as error:
-        raise UsageError(
-            f"--features {name}: needs transformers", "pip install 't2i-cli[hf]'"
-        ) from error
+    transformers = libraries.transformers(f"--features {name}")
     transformers.utils.logging.disable_progress_bar()
     try:
         where: dict[str, Any] = {"local_files_only": local}

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "Attention",
     "Conv",
     "Linear",
     "ResidualBlock",
@@ -172,50 +171,3 @@ class StyledBlock(nn.Module):
         """Features (b, c, h, w) -> (b, c, h, w)."""
         scale, shift = (v.to(x.dtype)[None, :, None, None] for v in (self.scale, self.shift))
         return self.block(x, scale, shift)
-
-
-class Attention(nn.Module):
-    """Cells attend to each other, to the tokens of a text, or to both; added to what came in.
-
-    Args:
-        channels: of the feature map; a multiple of head_dim.
-        head_dim: width of a head.
-        cells: whether cells attend to each other.
-        text_dim: width of text_embeds, 0 for a network that sees no text.
-    """
-
-    def __init__(self, channels: int, head_dim: int, *, cells: bool, text_dim: int = 0) -> None:
-        super().__init__()
-        self.heads = channels // head_dim
-        self.cells = cells
-        if cells:
-            self.qkv = Linear(channels, 3 * channels)
-            self.out = Linear(channels, channels, zero=True)
-        if text_dim:
-            self.text_q = Linear(channels, channels)
-            self.text_kv = Linear(text_dim, 2 * channels)
-            self.text_out = Linear(channels, channels, zero=True)
-
-    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(b, t, parts c) -> parts x (b, heads, t, c / heads)."""
-        b, t, width = x.shape
-        pieces = x.view(b, t, parts, self.heads, width // (parts * self.heads)).permute(
-            2, 0, 3, 1, 4
-        )
-        return pieces.unbind(0)
-
-    def forward(
-        self, x: Tensor, text_embeds: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Features (b, c, h, w), text_embeds (b, t, d) and mask (b, t), true where a token is real -> (b, c, h, w)."""
-        b, c, h, w = x.shape
-        cells = channel_norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)
-        out = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
-        if self.cells:
-            q, k, v = self._split(self.qkv(cells), 3)
-            out = out + self.out(attend(q, k, v).transpose(1, 2).reshape(b, h * w, c))
-        if text_embeds is not None:
-            (q,) = self._split(self.text_q(cells), 1)
-            k, v = self._split(self.text_kv(text_embeds.to(x.dtype)), 2)
-            out = out + self.text_out(attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
-        return out.view(b, h, w, c).permute(0, 3, 1, 2)

@@ -152,12 +152,7 @@ def load_teacher(name: str, device: torch.device, dtype: torch.dtype = torch.flo
     if local and not Path(name).is_dir():
         hint = "use builtin, lstm, a folder of a language model, or hf:ID"
         raise UsageError(f"--text-encoder {name}: no such text encoder", hint)
-    try:
-        transformers = libraries.transformers()
-    except ImportError as error:
-        raise UsageError(
-            f"--text-encoder {name}: needs transformers", "pip install 't2i-cli[hf]'"
-        ) from error
+    transformers = libraries.transformers(f"--text-encoder {name}")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     where: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
